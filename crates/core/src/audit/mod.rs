@@ -1,0 +1,11 @@
+//! The audit record: one shape ([`Event`]), one table of types and codes ([`EventType`]), one chain ([`chain`]).
+//!
+//! What is stored is the canonical JSON text of the event, unchanged; columns beside it are projections for queries and are
+//! compared with the text when the chain is verified.
+
+pub mod chain;
+mod event;
+mod types;
+
+pub use event::{Columns, Event};
+pub use types::{EventType, types_matching};

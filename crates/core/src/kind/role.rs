@@ -1,0 +1,318 @@
+//! Role: what its holders may reach, and how. The decision is in [`crate::rbac`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Kind, MAX_LIST, free_text, role_names};
+use crate::error::Invalid;
+use crate::rbac::selector::Selector;
+use crate::rbac::template::Template;
+use crate::{duration, name};
+
+/// Marker of the kind `role`.
+#[derive(Clone, Copy, Debug)]
+pub enum Role {}
+
+/// A role as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleSpec {
+    /// Free text; `metadata.description` of the document.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// How sessions run.
+    pub options: RoleOptions,
+    /// What is granted.
+    pub allow: Conditions,
+    /// What is refused, whatever any role grants.
+    pub deny: Conditions,
+}
+
+/// How sessions of a role run. A field that is absent has the default given here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleOptions {
+    /// Longest certificate and longest session; default 12 h. The shortest of the granting roles counts.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub max_session_ttl: Option<Duration>,
+    /// A connection idle for this long is closed; the shortest of the granting roles counts.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub client_idle_timeout: Option<Duration>,
+    /// Most sessions on one connection; the smallest of the granting roles counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
+    /// Most connections of one user; the smallest of the granting roles counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Port forwarding, default false; one role of the user suffices (F066, F067).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_forwarding: Option<bool>,
+    /// SCP and SFTP, default true; false in any granting role refuses (F430).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_copy: Option<bool>,
+    /// Forwarding of the user's key agent, default false; one granting role suffices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_forwarding: Option<bool>,
+    /// X11 forwarding, default false; one granting role suffices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permit_x11: Option<bool>,
+    /// Certificates are good only from the address of the login; default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin_source_ip: Option<bool>,
+    /// Second factor at the start of each session; default off (F431).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_session_mfa: Option<SessionMfa>,
+    /// Who must be present in a session.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub require_session_join: Vec<JoinRequirement>,
+    /// Whether the client's machine must be enrolled; default off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_trust_mode: Option<DeviceTrust>,
+    /// Recording of sessions, default on; on in any granting role records.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "switch")]
+    pub record: Option<bool>,
+    /// How much output of commands without a terminal is recorded; full in any granting role lifts the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_exec: Option<RecordExec>,
+    /// Whether what is typed is recorded, default false; true in any granting role records it.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "switch")]
+    pub record_input: Option<bool>,
+    /// Whether an OS user is made for the session; kept, without effect so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_host_user: Option<bool>,
+}
+
+/// Second factor at the start of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionMfa {
+    /// None; also written as an empty text.
+    #[serde(alias = "")]
+    Off,
+    /// A code of an authenticator app.
+    Totp,
+    /// A security key.
+    Webauthn,
+    /// A key held in hardware.
+    #[serde(alias = "hardware-key")]
+    HardwareKey,
+}
+
+/// Whether the client's machine must be enrolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceTrust {
+    /// Not looked at.
+    Off,
+    /// Recorded when present.
+    Optional,
+    /// Demanded.
+    Required,
+}
+
+/// How much output of commands without a terminal is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordExec {
+    /// The command line, the first MiB of each stream, then counts and a hash.
+    #[default]
+    Limited,
+    /// Everything.
+    Full,
+}
+
+/// Somebody who must be present in a session (F099..F106).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequirement {
+    /// Name of the requirement.
+    pub name: String,
+    /// Expression over the joining user.
+    pub filter: String,
+    /// In which modes a participant counts.
+    pub modes: Vec<JoinMode>,
+    /// How many are needed; at least one.
+    pub count: u32,
+    /// What happens when one of them leaves.
+    pub on_leave: OnLeave,
+}
+
+/// How a participant takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinMode {
+    /// Watches.
+    Observer,
+    /// Watches and can end the session.
+    Moderator,
+    /// Types as well.
+    Peer,
+}
+
+/// What happens when a required participant leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLeave {
+    /// The session ends.
+    Terminate,
+    /// The session waits.
+    Pause,
+}
+
+/// One side of a role: what it grants, or what it refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conditions {
+    /// Nodes, by label; empty: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_labels: Selector,
+    /// Applications, by label; empty: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub app_labels: Selector,
+    /// OS logins; template variables are expanded. `*` is accepted under deny only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logins: Vec<String>,
+    /// Roles that may be asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_roles: Vec<String>,
+    /// Longest time a role may be asked for.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub request_max_duration: Option<Duration>,
+    /// Nodes that may be asked for, by exact name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_resources: Vec<String>,
+    /// Roles whose requests may be reviewed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub review_roles: Vec<String>,
+}
+
+/// [`RoleOptions::max_session_ttl`] when it is absent.
+pub const DEFAULT_SESSION_TTL: Duration = Duration::from_secs(12 * 3600);
+/// Longest `max_session_ttl` accepted.
+pub const MAX_SESSION_TTL: Duration = Duration::from_secs(30 * 86_400);
+/// The roles every cluster has.
+pub const BUILT_IN: [&str; 4] = ["admin", "access", "auditor", "viewer"];
+
+/// The definition of a built-in role, `None` for any other name.
+pub fn built_in(name: &str) -> Option<RoleSpec> {
+    let mut spec = RoleSpec::default();
+    let everything = || Selector::from([("*".to_owned(), "*".into())]);
+    let logins = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    match name {
+        "admin" => {
+            spec.description = "all administration, and every node as root or as one of the user's own logins".into();
+            spec.allow.node_labels = everything();
+            spec.allow.logins = logins(&["{{internal.logins}}", "root"]);
+        }
+        "access" => {
+            spec.description = "every node as one of the user's own logins".into();
+            spec.options.port_forwarding = Some(true);
+            spec.allow.node_labels = everything();
+            spec.allow.logins = logins(&["{{internal.logins}}"]);
+        }
+        "auditor" => spec.description = "reads sessions, recordings and the audit log".into(),
+        "viewer" => spec.description = "lists nodes".into(),
+        _ => return None,
+    }
+    Some(spec)
+}
+
+impl Kind for Role {
+    const KIND: &'static str = "role";
+    const PLURAL: &'static str = "roles";
+    const COLUMNS: &'static [&'static str] = &["name", "allowed_logins", "node_labels", "max_session_ttl"];
+    type Spec = RoleSpec;
+
+    fn validate(name: &str, spec: &RoleSpec) -> Result<(), Invalid> {
+        name::role(name)?;
+        free_text("description", &spec.description)?;
+        validate_options(&spec.options).map_err(|e| e.within("options"))?;
+        validate_conditions(&spec.allow, Side::Allow).map_err(|e| e.within("allow"))?;
+        validate_conditions(&spec.deny, Side::Deny).map_err(|e| e.within("deny"))
+    }
+
+    fn columns(name: &str, spec: &RoleSpec) -> Vec<Value> {
+        let ttl = spec.options.max_session_ttl.unwrap_or(DEFAULT_SESSION_TTL);
+        vec![json!(name), json!(spec.allow.logins), json!(spec.allow.node_labels), json!(duration::print(ttl))]
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Allow,
+    Deny,
+}
+
+fn validate_options(options: &RoleOptions) -> Result<(), Invalid> {
+    let bounded = |field: &str, span: Option<Duration>| match span {
+        Some(span) if span < Duration::from_secs(1) || span > MAX_SESSION_TTL => {
+            Err(Invalid::new(field, format!("must be between 1s and {}", duration::print(MAX_SESSION_TTL))))
+        }
+        _ => Ok(()),
+    };
+    bounded("max_session_ttl", options.max_session_ttl)?;
+    bounded("client_idle_timeout", options.client_idle_timeout)?;
+    let positive = |field: &str, count: Option<u32>| match count {
+        Some(0) => Err(Invalid::new(field, "must be at least 1; leave it out for no limit")),
+        _ => Ok(()),
+    };
+    positive("max_sessions", options.max_sessions)?;
+    positive("max_connections", options.max_connections)?;
+    bounded_list("require_session_join", &options.require_session_join)?;
+    options.require_session_join.iter().enumerate().try_for_each(|(i, requirement)| {
+        let field = format!("require_session_join.[{i}]");
+        free_text("name", &requirement.name)
+            .and_then(|()| free_text("filter", &requirement.filter))
+            .map_err(|e| e.within(&field))?;
+        bounded_list(&field, &requirement.modes)?;
+        if requirement.count == 0 || requirement.modes.is_empty() {
+            return Err(Invalid::new(field, "needs a count of at least 1 and at least one mode"));
+        }
+        Ok(())
+    })
+}
+
+fn validate_conditions(conditions: &Conditions, side: Side) -> Result<(), Invalid> {
+    for (field, selector) in [("node_labels", &conditions.node_labels), ("app_labels", &conditions.app_labels)] {
+        crate::rbac::selector::validate(selector).map_err(|e| e.within(field))?;
+    }
+    bounded_list("logins", &conditions.logins)?;
+    for (i, login) in conditions.logins.iter().enumerate() {
+        validate_login(login, side).map_err(|e| Invalid::new(format!("logins.[{i}]"), e.message))?;
+    }
+    role_names("request_roles", &conditions.request_roles)?;
+    role_names("review_roles", &conditions.review_roles)?;
+    bounded_list("request_resources", &conditions.request_resources)?;
+    conditions.request_resources.iter().enumerate().try_for_each(|(i, node)| {
+        name::node(node).map_err(|e| Invalid::new(format!("request_resources.[{i}]"), e.message))
+    })
+}
+
+fn validate_login(login: &str, side: Side) -> Result<(), Invalid> {
+    match Template::parse(login)? {
+        Template::Literal("*") if side == Side::Deny => Ok(()),
+        Template::Literal(login) => name::login(login),
+        Template::Variable { .. } => Ok(()),
+    }
+}
+
+fn bounded_list<T>(field: &str, list: &[T]) -> Result<(), Invalid> {
+    if list.len() > MAX_LIST {
+        return Err(Invalid::new(field, format!("has more than {MAX_LIST} entries")));
+    }
+    Ok(())
+}
+
+/// Reads true, false, `on` or `off`: strict YAML readers leave the last two as text.
+fn switch<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<bool>, D::Error> {
+    use serde::de::Error;
+    match Value::deserialize(d)? {
+        Value::Bool(flag) => Ok(Some(flag)),
+        Value::String(word) if word == "on" => Ok(Some(true)),
+        Value::String(word) if word == "off" => Ok(Some(false)),
+        _ => Err(D::Error::custom("must be true or false")),
+    }
+}

@@ -1,0 +1,276 @@
+//! The decision about a node and a login.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use time::OffsetDateTime;
+
+use super::outcome::{Demand, Denied, Explanation, Finding, Outcome, Permit, Reason, Recording, Rule};
+use super::principals::{DeniedLogins, expand_logins};
+use super::selector::Matcher;
+use super::template::Variables;
+use crate::error::Invalid;
+use crate::identity::Identity;
+use crate::kind::RoleSpec;
+use crate::kind::role::{DEFAULT_SESSION_TTL, DeviceTrust, RecordExec, RoleOptions, SessionMfa};
+use crate::labels::Labels;
+use crate::lock::{self, Lock, Subject};
+
+/// Role definitions by name. A role that cannot be read is left out, and so denies its holders.
+pub type Roles = BTreeMap<String, RoleSpec>;
+
+/// What is to be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Stable id of the node.
+    pub node_id: &'a str,
+    /// Name of the node.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: &'a Labels,
+}
+
+/// Everything a decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Who asks.
+    pub identity: &'a Identity,
+    /// Definitions, at least of the identity's roles.
+    pub roles: &'a Roles,
+    /// What is to be reached.
+    pub target: Target<'a>,
+    /// The OS login; `None` when it is not known yet, and then some login must be possible.
+    pub login: Option<&'a str>,
+    /// All locks.
+    pub locks: &'a [Lock],
+    /// The present moment.
+    pub now: OffsetDateTime,
+}
+
+/// Decides.
+///
+/// # Errors
+/// [`Denied`] with every reason that was found.
+pub fn check(question: &Question<'_>) -> Result<Permit, Denied> {
+    explain(question).answer
+}
+
+/// Decides, and tells what each rule said.
+pub fn explain<'a>(question: &Question<'a>) -> Explanation<'a> {
+    Policy::new(question.identity, question.roles).explain(question)
+}
+
+/// The rules of one identity made ready for many nodes.
+#[derive(Debug)]
+pub struct Policy<'a> {
+    rules: Vec<Rules<'a>>,
+    missing: Vec<&'a str>,
+}
+
+#[derive(Debug)]
+struct Rules<'a> {
+    role: &'a str,
+    options: &'a RoleOptions,
+    allow_nodes: Result<Matcher<'a>, Invalid>,
+    allow_logins: Result<BTreeSet<String>, Invalid>,
+    deny_nodes: Result<Matcher<'a>, Invalid>,
+    deny_logins: Result<DeniedLogins, Invalid>,
+}
+
+impl<'a> Policy<'a> {
+    /// Prepares the rules of `identity`.
+    pub fn new(identity: &'a Identity, roles: &'a Roles) -> Self {
+        let variables = Variables { user: &identity.user, traits: &identity.traits };
+        let mut policy = Self { rules: Vec::new(), missing: Vec::new() };
+        for role in &identity.roles {
+            match roles.get(role) {
+                Some(spec) => policy.rules.push(Rules::new(role, spec, variables)),
+                None => policy.missing.push(role),
+            }
+        }
+        policy
+    }
+
+    /// Whether the node may be shown to the identity: some login on it is allowed. A node that asks for more than this
+    /// release can do is shown, so that the refusal can say why.
+    pub fn sees(&self, target: Target<'_>) -> bool {
+        let mut evaluation = Evaluation::default();
+        self.evaluate(target, None, &mut evaluation);
+        self.missing.is_empty()
+            && !evaluation.granting.is_empty()
+            && evaluation.reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. }))
+    }
+
+    fn explain(&self, question: &Question<'a>) -> Explanation<'a> {
+        let Question { identity, target, login, .. } = *question;
+        let mut evaluation = Evaluation::default();
+        evaluation.reasons.extend(locked(question));
+        if identity.roles.is_empty() {
+            evaluation.reasons.push(Reason::NoRoles);
+        }
+        for role in &self.missing {
+            evaluation.reasons.push(Reason::RoleMissing { role: (*role).to_owned() });
+            let outcome = Outcome::Error("is not defined or cannot be read".into());
+            evaluation.findings.push(Finding { role, rule: Rule::Definition, outcome });
+        }
+        self.evaluate(target, login, &mut evaluation);
+        if let Some(login) = login
+            && !identity.principals.iter().any(|principal| principal == login)
+            && evaluation.reasons.is_empty()
+            && !evaluation.granting.is_empty()
+        {
+            evaluation.reasons.push(Reason::NotInCertificate { login: login.to_owned() });
+        }
+        let Evaluation { findings, mut reasons, granting, node_allowed } = evaluation;
+        if reasons.is_empty() && granting.is_empty() {
+            reasons.push(match login {
+                _ if !node_allowed => Reason::NodeNotAllowed,
+                Some(login) => Reason::LoginNotAllowed { login: login.to_owned() },
+                None => Reason::NoLogin,
+            });
+        }
+        let answer = if reasons.is_empty() { Ok(self.permit(question, &granting)) } else { Err(Denied { reasons }) };
+        Explanation { findings, answer }
+    }
+
+    /// Asks every rule of every role.
+    fn evaluate(&self, target: Target<'_>, login: Option<&str>, evaluation: &mut Evaluation<'a>) {
+        for rules in &self.rules {
+            rules.ask_deny(target, login, evaluation);
+            rules.ask_allow(target, login, evaluation);
+        }
+        if login.is_none() {
+            let denied = |login: &str| self.rules.iter().any(|r| r.deny_logins.as_ref().is_ok_and(|d| d.hold(login)));
+            evaluation.granting.retain(|role| {
+                let granted = self.rules.iter().filter(|rules| rules.role == *role);
+                granted.flat_map(|rules| rules.allow_logins.iter().flatten()).any(|login| !denied(login))
+            });
+        }
+    }
+
+    fn permit(&self, question: &Question<'_>, granting: &[&str]) -> Permit {
+        let all = || self.rules.iter().map(|rules| rules.options);
+        let granting_options =
+            || self.rules.iter().filter(|rules| granting.contains(&rules.role)).map(|rules| rules.options);
+        let any = |wanted: fn(&RoleOptions) -> bool| granting_options().any(wanted);
+        Permit {
+            user: question.identity.user.clone(),
+            node_id: question.target.node_id.to_owned(),
+            login: question.login.map(str::to_owned),
+            roles: granting.iter().map(|role| (*role).to_owned()).collect(),
+            max_session_ttl: granting_options()
+                .map(|options| options.max_session_ttl.unwrap_or(DEFAULT_SESSION_TTL))
+                .min()
+                .unwrap_or(DEFAULT_SESSION_TTL),
+            client_idle_timeout: granting_options().filter_map(|options| options.client_idle_timeout).min(),
+            max_sessions: granting_options().filter_map(|options| options.max_sessions).min(),
+            max_connections: granting_options().filter_map(|options| options.max_connections).min(),
+            port_forwarding: all().any(|options| options.port_forwarding == Some(true)),
+            file_copy: !any(|options| options.file_copy == Some(false)),
+            agent_forwarding: any(|options| options.agent_forwarding == Some(true)),
+            x11_forwarding: any(|options| options.permit_x11 == Some(true)),
+            recording: Recording {
+                on: any(|options| options.record != Some(false)),
+                exec: match any(|options| options.record_exec == Some(RecordExec::Full)) {
+                    true => RecordExec::Full,
+                    false => RecordExec::Limited,
+                },
+                input: any(|options| options.record_input == Some(true)),
+            },
+        }
+    }
+}
+
+#[derive(Default)]
+struct Evaluation<'a> {
+    findings: Vec<Finding<'a>>,
+    reasons: Vec<Reason>,
+    /// Roles that allow the node and the login.
+    granting: Vec<&'a str>,
+    node_allowed: bool,
+}
+
+impl<'a> Rules<'a> {
+    fn new(role: &'a str, spec: &'a RoleSpec, variables: Variables<'_>) -> Self {
+        Self {
+            role,
+            options: &spec.options,
+            allow_nodes: Matcher::new(&spec.allow.node_labels, variables),
+            allow_logins: expand_logins(&spec.allow.logins, variables),
+            deny_nodes: Matcher::new(&spec.deny.node_labels, variables),
+            deny_logins: DeniedLogins::new(&spec.deny.logins, variables),
+        }
+    }
+
+    fn ask_deny(&self, target: Target<'_>, login: Option<&str>, evaluation: &mut Evaluation<'a>) {
+        let role = || self.role.to_owned();
+        let nodes = self.deny_nodes.as_ref().map(|matcher| matcher.matches(target.labels));
+        let logins = self.deny_logins.as_ref().map(|denied| login.is_some_and(|login| denied.hold(login)));
+        for (rule, outcome, reason) in [
+            (Rule::DenyNodeLabels, nodes, Reason::DeniedNode { role: role() }),
+            (Rule::DenyLogins, logins, Reason::DeniedLogin { role: role() }),
+        ] {
+            match outcome {
+                Ok(false) => {}
+                Ok(true) => evaluation.reasons.push(reason),
+                Err(e) => evaluation.reasons.push(Reason::DenyFailed { role: role(), error: e.to_string() }),
+            }
+            evaluation.finding(self.role, rule, outcome);
+        }
+    }
+
+    fn ask_allow(&self, target: Target<'_>, login: Option<&str>, evaluation: &mut Evaluation<'a>) {
+        let nodes = self.allow_nodes.as_ref().map(|matcher| matcher.matches(target.labels));
+        let logins = self.allow_logins.as_ref().map(|allowed| match login {
+            Some(login) => allowed.contains(login),
+            None => !allowed.is_empty(),
+        });
+        evaluation.finding(self.role, Rule::AllowNodeLabels, nodes);
+        evaluation.finding(self.role, Rule::AllowLogins, logins);
+        // A selector that cannot be read may well be meant for this node, and so the role's demands hold.
+        if nodes != Ok(false) {
+            let unsupported = |demand| Reason::Unsupported { role: self.role.to_owned(), demand };
+            evaluation.reasons.extend(demands(self.options).map(unsupported));
+        }
+        evaluation.node_allowed |= nodes == Ok(true);
+        if nodes == Ok(true) && logins == Ok(true) {
+            evaluation.granting.push(self.role);
+        }
+    }
+}
+
+impl<'a> Evaluation<'a> {
+    fn finding(&mut self, role: &'a str, rule: Rule, outcome: Result<bool, &Invalid>) {
+        let outcome = match outcome {
+            Ok(true) => Outcome::Match,
+            Ok(false) => Outcome::NoMatch,
+            Err(e) => Outcome::Error(e.to_string()),
+        };
+        self.findings.push(Finding { role, rule, outcome });
+    }
+}
+
+fn locked(question: &Question<'_>) -> Option<Reason> {
+    let Question { identity, target, locks, now, .. } = *question;
+    let subject = Subject {
+        user: &identity.user,
+        roles: &identity.roles,
+        agent: &[target.name, target.node_id],
+        ..Subject::default()
+    };
+    let lock = lock::first(locks, subject, now)?;
+    Some(Reason::Locked { lock: lock.name.clone(), message: lock.message().to_owned() })
+}
+
+/// What a role asks for that cannot be done yet.
+fn demands(options: &RoleOptions) -> impl Iterator<Item = Demand> {
+    let mfa = options.require_session_mfa.is_some_and(|mode| mode != SessionMfa::Off);
+    let device = options.device_trust_mode == Some(DeviceTrust::Required);
+    [
+        (mfa, Demand::SessionMfa),
+        (!options.require_session_join.is_empty(), Demand::SessionJoin),
+        (device, Demand::Device),
+        (options.pin_source_ip == Some(true), Demand::SourcePin),
+    ]
+    .into_iter()
+    .filter_map(|(asked, demand)| asked.then_some(demand))
+}

@@ -1,0 +1,29 @@
+//! Who may do what.
+//!
+//! [`check`] decides about a node and a login and gives a [`Permit`]; [`may`] decides about the API. Both are functions of
+//! values; `mezctl access explain` shows the same evaluation through [`explain`].
+//!
+//! # Rules
+//!
+//! * Deny overrides allow. `deny.node_labels` and `deny.logins` refuse each on its own.
+//! * A deny rule that fails to evaluate denies; an allow rule that fails does not allow.
+//! * A role that is not defined, or cannot be read, denies everything to its holders.
+//! * An empty selector and an empty trait match nothing.
+//! * Node and login must be granted by the same role.
+//! * Port forwarding is granted by any role of the user, whether or not it matches the node (F066, F067). File copy is
+//!   refused by any granting role that says false. Everything else takes the strictest of the granting roles, except
+//!   agent and X11 forwarding, which one granting role may grant.
+//! * A role that matches the node and demands what this release cannot do (session MFA, participants, an enrolled device,
+//!   a pinned address) denies.
+
+pub mod ability;
+mod check;
+mod outcome;
+mod principals;
+pub mod selector;
+pub mod template;
+
+pub use ability::{Face, Resource, Verb, may};
+pub use check::{Policy, Question, Roles, Target, check, explain};
+pub use outcome::{Demand, Denied, Explanation, Finding, Outcome, Permit, Reason, Recording, Rule};
+pub use principals::{MAX_CERT_TTL, MAX_PRINCIPALS, certificate_flags, certificate_ttl, logins_for};

@@ -1,0 +1,320 @@
+//! What a decision says: a permit, or the reasons of a refusal.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::audit::EventType;
+use crate::error::Fault;
+use crate::kind::role::RecordExec;
+
+/// Proof that [`super::check`] allowed an access. What needs the check takes this as an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    pub(super) user: String,
+    pub(super) node_id: String,
+    pub(super) login: Option<String>,
+    pub(super) roles: Vec<String>,
+    pub(super) max_session_ttl: Duration,
+    pub(super) client_idle_timeout: Option<Duration>,
+    pub(super) max_sessions: Option<u32>,
+    pub(super) max_connections: Option<u32>,
+    pub(super) port_forwarding: bool,
+    pub(super) file_copy: bool,
+    pub(super) agent_forwarding: bool,
+    pub(super) x11_forwarding: bool,
+    pub(super) recording: Recording,
+}
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Whether the session is recorded.
+    pub on: bool,
+    /// How much output of commands without a terminal.
+    pub exec: RecordExec,
+    /// Whether input is recorded as well.
+    pub input: bool,
+}
+
+impl Permit {
+    /// User name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Id of the node.
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// OS login; `None` when the question left it open, and then no session may start on this permit.
+    pub fn login(&self) -> Option<&str> {
+        self.login.as_deref()
+    }
+
+    /// The roles that grant the access.
+    pub fn roles(&self) -> &[String] {
+        &self.roles
+    }
+
+    /// Longest session.
+    pub fn max_session_ttl(&self) -> Duration {
+        self.max_session_ttl
+    }
+
+    /// Longest idle time of a connection.
+    pub fn client_idle_timeout(&self) -> Option<Duration> {
+        self.client_idle_timeout
+    }
+
+    /// Most sessions on one connection.
+    pub fn max_sessions(&self) -> Option<u32> {
+        self.max_sessions
+    }
+
+    /// Most connections of the user.
+    pub fn max_connections(&self) -> Option<u32> {
+        self.max_connections
+    }
+
+    /// Whether ports may be forwarded.
+    pub fn port_forwarding(&self) -> bool {
+        self.port_forwarding
+    }
+
+    /// Whether SCP and SFTP may run.
+    pub fn file_copy(&self) -> bool {
+        self.file_copy
+    }
+
+    /// Whether the key agent may be forwarded.
+    pub fn agent_forwarding(&self) -> bool {
+        self.agent_forwarding
+    }
+
+    /// Whether X11 may be forwarded.
+    pub fn x11_forwarding(&self) -> bool {
+        self.x11_forwarding
+    }
+
+    /// What must be recorded.
+    pub fn recording(&self) -> Recording {
+        self.recording
+    }
+
+    /// The same permit under a proxy's grant, which can take port forwarding away and never add it.
+    #[must_use]
+    pub fn narrowed(mut self, port_forwarding: bool) -> Self {
+        self.port_forwarding &= port_forwarding;
+        self
+    }
+}
+
+/// A refusal. Displays as one line for the user; serializes as the list of reasons for the audit record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Denied {
+    pub(super) reasons: Vec<Reason>,
+}
+
+/// One reason of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// A lock stops the user, one of the roles, or the node.
+    Locked {
+        /// Name of the lock.
+        lock: String,
+        /// Its message.
+        message: String,
+    },
+    /// The user holds no role.
+    NoRoles,
+    /// A role of the user is not defined, or cannot be read.
+    RoleMissing {
+        /// Its name.
+        role: String,
+    },
+    /// A deny rule of the role matches the node.
+    DeniedNode {
+        /// Name of the role.
+        role: String,
+    },
+    /// A deny rule of the role names the login.
+    DeniedLogin {
+        /// Name of the role.
+        role: String,
+    },
+    /// A deny rule of the role cannot be evaluated.
+    DenyFailed {
+        /// Name of the role.
+        role: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The role asks for something this release cannot do.
+    Unsupported {
+        /// Name of the role.
+        role: String,
+        /// What it asks for.
+        demand: Demand,
+    },
+    /// No role allows the node.
+    NodeNotAllowed,
+    /// Roles allow the node, none of them with this login.
+    LoginNotAllowed {
+        /// The login.
+        login: String,
+    },
+    /// Roles allow the node, but no login remains.
+    NoLogin,
+    /// The roles give more logins than a certificate can name.
+    TooManyLogins,
+    /// The certificate was issued before the login was granted.
+    NotInCertificate {
+        /// The login.
+        login: String,
+    },
+}
+
+/// What a role may ask for beyond roles and labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Demand {
+    /// `require_session_mfa`
+    SessionMfa,
+    /// `require_session_join`
+    SessionJoin,
+    /// `device_trust_mode: required`
+    Device,
+    /// `pin_source_ip`
+    SourcePin,
+}
+
+impl Demand {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionMfa => "a second factor for each session",
+            Self::SessionJoin => "another participant in each session",
+            Self::Device => "an enrolled device",
+            Self::SourcePin => "certificates pinned to a source address",
+        }
+    }
+}
+
+impl Denied {
+    /// All reasons, at least one.
+    pub fn reasons(&self) -> &[Reason] {
+        &self.reasons
+    }
+
+    /// The audit event of this refusal: a lock counts most, then a missing second factor or a pinned address.
+    pub fn event_type(&self) -> EventType {
+        let any = |wanted: fn(&Reason) -> bool| self.reasons.iter().any(wanted);
+        if any(|r| matches!(r, Reason::Locked { .. })) {
+            EventType::AccessDeniedLocked
+        } else if any(|r| matches!(r, Reason::Unsupported { demand: Demand::SessionMfa, .. })) {
+            EventType::AccessDeniedMfa
+        } else if any(|r| matches!(r, Reason::Unsupported { demand: Demand::SourcePin, .. })) {
+            EventType::AccessDeniedSourceIp
+        } else {
+            EventType::AccessDenied
+        }
+    }
+}
+
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied.to_string())
+    }
+}
+
+impl std::error::Error for Denied {}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("access denied")?;
+        for (i, reason) in self.reasons.iter().enumerate() {
+            write!(f, "{} {reason}", if i == 0 { ":" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked { lock, message } if message.is_empty() => write!(f, "locked ({lock})"),
+            Self::Locked { lock, message } => write!(f, "locked ({lock}): {message}"),
+            Self::NoRoles => f.write_str("the user has no role"),
+            Self::RoleMissing { role } => write!(f, "role {role} is not defined or cannot be read"),
+            Self::DeniedNode { role } => write!(f, "role {role} denies this node"),
+            Self::DeniedLogin { role } => write!(f, "role {role} denies this login"),
+            Self::DenyFailed { role, error } => write!(f, "a deny rule of role {role} cannot be evaluated ({error})"),
+            Self::Unsupported { role, demand } => {
+                write!(f, "role {role} requires {}, which this release cannot do", demand.as_str())
+            }
+            Self::NodeNotAllowed => f.write_str("no role allows this node"),
+            Self::LoginNotAllowed { login } => write!(f, "no role allows the login {login} on this node"),
+            Self::NoLogin => f.write_str("no role allows any login on this node"),
+            Self::TooManyLogins => f.write_str("the roles give more logins than a certificate can name"),
+            Self::NotInCertificate { login } => {
+                write!(f, "the certificate does not name the login {login}; run msh login")
+            }
+        }
+    }
+}
+
+/// The whole evaluation: what each rule said, and the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation<'a> {
+    /// What each rule said, in the order in which it was asked.
+    pub findings: Vec<Finding<'a>>,
+    /// The answer, the same as [`super::check`] gives.
+    pub answer: Result<Permit, Denied>,
+}
+
+/// What one rule said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding<'a> {
+    /// Name of the role.
+    pub role: &'a str,
+    /// Which rule of the role.
+    pub rule: Rule,
+    /// What it said.
+    pub outcome: Outcome,
+}
+
+/// A rule of a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Rule {
+    /// The role's definition.
+    #[serde(rename = "definition")]
+    Definition,
+    /// `deny.node_labels`
+    #[serde(rename = "deny.node_labels")]
+    DenyNodeLabels,
+    /// `deny.logins`
+    #[serde(rename = "deny.logins")]
+    DenyLogins,
+    /// `allow.node_labels`
+    #[serde(rename = "allow.node_labels")]
+    AllowNodeLabels,
+    /// `allow.logins`
+    #[serde(rename = "allow.logins")]
+    AllowLogins,
+}
+
+/// What a rule said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It matches.
+    Match,
+    /// It does not match.
+    NoMatch,
+    /// It cannot be evaluated, or is missing.
+    Error(String),
+}
