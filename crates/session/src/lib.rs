@@ -1,1 +1,42 @@
-//! placeholder
+//! The privileged starter of one session, and the lookup of OS users.
+//!
+//! The agent is multi-threaded and must not fork by itself: between `fork` and `exec` such a process may call next to
+//! nothing. It runs a *starter* instead, one small single-threaded process per session, from its own executable
+//! ([`spawn`] on the agent's side, [`run_starter`] inside). The starter looks the OS user up, forks the session's
+//! leader, drops its privileges, waits for the agent's word to run it, reports how it ended, and can end all of it.
+//!
+//! The two speak over one socket pair, which is the starter's standard input: a [`SessionSpec`] with the session's
+//! own descriptors (`SCM_RIGHTS`), then one JSON value a line, [`Control`] one way and [`Message`] the other.
+//!
+//! Invariants:
+//! - Nothing of the user runs before [`Control::Go`], and never with more rights than the user's own.
+//! - The session holds descriptors 0, 1 and 2 and no other, with default signals and an environment made here.
+//! - The starter lives as long as the leader. It ends the session when the agent ends, and on
+//!   [`Control::Terminate`] it returns only when no descendant is left, however it hid.
+//! - When the leader ends by itself, its background jobs live on, as with `sshd`.
+//!
+//! Deliberately absent: tokio, sockets other than the pair, NSS inside this process (a static program must not load
+//! it; `getent` is asked), PAM, `~/.ssh/rc`, `~/.ssh/environment`, utmp.
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+mod account;
+mod cgroup;
+mod child;
+mod client;
+mod env;
+mod getent;
+mod line;
+mod monitor;
+mod pty;
+mod reap;
+mod spec;
+mod starter;
+pub mod users;
+
+pub use account::{Refusal, may_log_in};
+pub use client::{Running, spawn};
+pub use env::accepted_env;
+pub use line::{DecodeError, Decoder};
+pub use pty::{echoes, resize};
+pub use spec::{Command, Control, InvalidSpec, Message, Pty, SessionSpec};
+pub use starter::run_starter;

@@ -1,0 +1,115 @@
+//! The agent's side: runs a starter and hands it the session's descriptors.
+
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::pty;
+use crate::spec::{SPEC_MAX, SessionSpec};
+
+/// A starter that takes the spec slower than this is given up.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A session's processes and descriptors, as the agent holds them. Every descriptor is non-blocking and closes on
+/// exec. Dropping `control` ends the session: the starter hangs up on it.
+#[derive(Debug)]
+pub struct Running {
+    /// Lines of [`crate::Control`] out, lines of [`crate::Message`] in, end of file when the starter is gone.
+    pub control: UnixStream,
+    /// The terminal, with a pty. After the last message, read on until `EIO` or `EAGAIN`.
+    pub pty_master: Option<OwnedFd>,
+    /// Write end of the session's standard input, without a pty. Closing it is the end of file.
+    pub stdin: Option<OwnedFd>,
+    /// Read end of its standard output, without a pty.
+    pub stdout: Option<OwnedFd>,
+    /// Read end of its standard error, without a pty.
+    pub stderr: Option<OwnedFd>,
+    /// The starter. Wait for it once `control` is at its end; it follows at once.
+    pub starter: Child,
+}
+
+/// Starts `exe session-starter` for `spec`. The program must call [`crate::run_starter`] before anything else.
+///
+/// Returns when the starter has taken the spec; whether there is a session is told on `control`. Blocks for some
+/// milliseconds, at most 10 s.
+pub fn spawn(spec: &SessionSpec, exe: &Path) -> io::Result<Running> {
+    spec.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let line = spec.to_line();
+    if line.len() > SPEC_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "invalid session: larger than 1 MiB"));
+    }
+    let (control, theirs) = UnixStream::pair()?;
+    let ends = Ends::open(spec.pty.is_some())?;
+    let mut starter = Command::new(exe)
+        .arg("session-starter")
+        .env_clear()
+        .process_group(0)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()?;
+    let fds: Vec<BorrowedFd<'_>> = ends.theirs.iter().map(AsFd::as_fd).collect();
+    if let Err(error) = hand_over(&control, &line, &fds) {
+        // Gone already is as good as killed.
+        let _ = starter.kill();
+        let _ = starter.wait();
+        return Err(error);
+    }
+    let Ends { pty_master, stdin, stdout, stderr, theirs: _ } = ends;
+    control.set_nonblocking(true)?;
+    Ok(Running { control, pty_master, stdin, stdout, stderr, starter })
+}
+
+/// Sends the line, and the descriptors with its first byte.
+fn hand_over(mut control: &UnixStream, line: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    control.set_write_timeout(Some(SEND_TIMEOUT))?;
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let sent = sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(line)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    control.write_all(line.get(sent..).unwrap_or_default())?;
+    control.set_write_timeout(None)
+}
+
+/// Both sides of the session's standard streams.
+struct Ends {
+    pty_master: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    /// The session's: a terminal, or standard input, output and error.
+    theirs: Vec<OwnedFd>,
+}
+
+impl Ends {
+    fn open(terminal: bool) -> io::Result<Self> {
+        if terminal {
+            let (master, slave) = pty::open()?;
+            nonblocking(&master)?;
+            return Ok(Self { pty_master: Some(master), stdin: None, stdout: None, stderr: None, theirs: vec![slave] });
+        }
+        // Pipes and no socket pair: /dev/stdin of a socket cannot be opened.
+        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
+        let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?, pipe()?);
+        [&in_write, &out_read, &err_read].into_iter().try_for_each(nonblocking)?;
+        Ok(Self {
+            pty_master: None,
+            stdin: Some(in_write),
+            stdout: Some(out_read),
+            stderr: Some(err_read),
+            theirs: vec![in_read, out_write, err_write],
+        })
+    }
+}
+
+/// Our end only: the two ends of a pipe or terminal have flags of their own.
+fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! The starter itself: takes the spec, prepares, forks the leader, watches it.
+#![expect(unsafe_code, reason = "descriptors received over a socket, and fork")]
+
+use std::io::{self, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::{Mode, fchmod, umask};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, geteuid, ttyname};
+
+use crate::account::may_log_in;
+use crate::cgroup::Group;
+use crate::child::{self, Plan};
+use crate::line::Decoder;
+use crate::monitor::Monitor;
+use crate::pty;
+use crate::spec::{Control, Message, SPEC_MAX, SessionSpec};
+use crate::users::{self, Account};
+
+/// The agent sends the spec at once.
+const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
+/// A terminal, or three pipes.
+const FDS_MAX: usize = 3;
+
+/// Runs the starter of one session; returns the exit code of the process. Standard input must be the socket pair
+/// that [`crate::spawn`] makes. Call it first in `main`, while the process has one thread, with nothing set up.
+pub fn run_starter() -> i32 {
+    match run() {
+        Ok(()) => 0,
+        Err(error) => {
+            // The agent's log is on the other end, if anything is.
+            let _ = writeln!(io::stderr(), "session starter failed, it is run by mezd only: {error}");
+            1
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let control = isolate()?;
+    let mut controls = Decoder::controls();
+    let (spec, stdio) = receive(&control, &mut controls)?;
+    let started = start(spec, stdio);
+    let (mut monitor, started) = match started {
+        Ok(started) => started,
+        Err(reason) => return (&control).write_all(&Message::Denied { reason }.to_line()),
+    };
+    (&control).write_all(&started.to_line())?;
+    trim();
+    let last = monitor.watch(&control, controls)?;
+    last.map_or(Ok(()), |message| (&control).write_all(&message.to_line()))
+}
+
+/// Makes the process deaf to terminals and users, and returns the control socket under a number above 2.
+fn isolate() -> io::Result<UnixStream> {
+    nix::sys::prctl::set_dumpable(false)?;
+    // A process whose parent dies becomes a child of the starter and not of init, so that none can hide.
+    nix::sys::prctl::set_child_subreaper(true)?;
+    umask(Mode::from_bits_truncate(0o022));
+    std::env::set_current_dir("/")?;
+    // The agent ends a session by the control socket; no stray signal may leave the leader unwatched.
+    for number in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGPIPE, Signal::SIGTSTP] {
+        // SAFETY: setting a disposition to "ignore" runs no code of ours.
+        unsafe { signal(number, SigHandler::SigIgn) }?;
+    }
+    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// Reads the spec and the descriptors that came with it. What follows the spec goes into `controls`.
+fn receive(mut control: &UnixStream, controls: &mut Decoder<Control>) -> io::Result<(SessionSpec, Vec<OwnedFd>)> {
+    control.set_read_timeout(Some(SPEC_TIMEOUT))?;
+    let mut chunk = vec![0; 16 << 10];
+    let (count, fds) = receive_first(control, &mut chunk)?;
+    let mut buffer = chunk.get(..count).unwrap_or_default().to_vec();
+    let end = loop {
+        if let Some(end) = buffer.iter().position(|&b| b == b'\n') {
+            break end;
+        }
+        if buffer.len() > SPEC_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the spec is larger than 1 MiB"));
+        }
+        match control.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+        }
+    };
+    control.set_read_timeout(None)?;
+    let (line, rest) = buffer.split_at(end);
+    controls.push(rest.get(1..).unwrap_or_default());
+    Ok((serde_json::from_slice(line)?, fds))
+}
+
+fn receive_first(control: &UnixStream, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
+    let mut slices = [IoSliceMut::new(chunk)];
+    let message = recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for received in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = received {
+            // SAFETY: the kernel has just installed these descriptors for this process; each is taken once.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((message.bytes, fds))
+}
+
+/// Everything up to a leader that waits for the word to go. An error is the reason for the user.
+fn start(spec: SessionSpec, stdio: Vec<OwnedFd>) -> Result<(Monitor, Message), String> {
+    spec.validate().map_err(|error| error.to_string())?;
+    let wanted = if spec.pty.is_some() { 1 } else { FDS_MAX };
+    if stdio.len() != wanted {
+        return Err(format!("the session came with {} descriptors, {wanted} are needed", stdio.len()));
+    }
+    let account = admit(&spec.login)?;
+    let tty = match (&spec.pty, stdio.first()) {
+        (Some(request), Some(slave)) => {
+            let tty = prepare_terminal(request, slave, &account);
+            Some(tty.map_err(|error| format!("cannot prepare the terminal: {error}"))?)
+        }
+        _ => {
+            // A pipe is openable by name (/dev/stdin) only for its owner.
+            let owned = stdio.iter().try_for_each(|pipe| own(pipe, account.uid, account.gid, 0o600));
+            owned.map_err(|error| format!("cannot hand over the pipes: {error}"))?;
+            None
+        }
+    };
+    let group =
+        match &spec.cgroup {
+            Some(parent) => Some(Group::create(parent, &spec.session_id).map_err(|error| {
+                format!("cannot make the session's control group under {}: {error}", parent.display())
+            })?),
+            None => None,
+        };
+    let plan = Plan::new(&spec, account, tty.as_deref(), stdio, group.as_ref().map(Group::path))?;
+    let children = watch_children().map_err(|error| format!("cannot watch the session: {error}"))?;
+    let (leader, gate) = launch(&plan)?;
+    let pid = leader.as_raw().unsigned_abs();
+    Ok((Monitor::new(leader, gate, children, group), Message::Started { pid, tty }))
+}
+
+fn admit(login: &str) -> Result<Account, String> {
+    let account = users::lookup(login).map_err(|error| format!("cannot look up the OS user {login}: {error}"))?;
+    let account = account.ok_or_else(|| format!("there is no OS user {login} on this machine"))?;
+    let own = geteuid();
+    if !own.is_root() && own != Uid::from_raw(account.uid) {
+        return Err(format!(
+            "mezd does not run as root here (uid {own}): it can start sessions of its own user only, not of {login}"
+        ));
+    }
+    may_log_in(&account).map_err(|refusal| refusal.to_string())?;
+    Ok(account)
+}
+
+/// Size, modes, owner. The mount options of devpts are not relied on for the owner and mode.
+fn prepare_terminal(request: &crate::spec::Pty, slave: &OwnedFd, account: &Account) -> io::Result<String> {
+    pty::apply(request, slave)?;
+    let (gid, mode) = users::system_group("tty").map_or((account.gid, 0o600), |gid| (gid, 0o620));
+    own(slave, account.uid, gid, mode)?;
+    ttyname(slave)?.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Gives a terminal or pipe to the user. Without root it is the user's already.
+fn own(fd: &OwnedFd, uid: u32, gid: u32, mode: u32) -> nix::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    fchmod(fd, Mode::from_bits_truncate(mode))
+}
+
+/// `SIGCHLD` as a descriptor. The leader unblocks it again.
+fn watch_children() -> nix::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Forks the leader and waits until it stands at the gate.
+fn launch(plan: &Plan) -> Result<(Pid, UnixStream), String> {
+    let failed = |error: io::Error| format!("cannot start the session's process: {error}");
+    let (gate, theirs) = UnixStream::pair().map_err(failed)?;
+    // SAFETY: this process has one thread, so the child may go on like any program.
+    match unsafe { fork() }.map_err(|error| failed(error.into()))? {
+        ForkResult::Child => {
+            drop(gate);
+            child::run(plan, theirs)
+        }
+        ForkResult::Parent { child } => {
+            drop(theirs);
+            let mut word = Vec::new();
+            let mut first = [0];
+            (&gate).read_exact(&mut first).map_err(failed)?;
+            if first == child::READY {
+                return Ok((child, gate));
+            }
+            word.extend_from_slice(&first);
+            (&gate).take(4096).read_to_end(&mut word).map_err(failed)?;
+            Err(String::from_utf8_lossy(&word).into_owned())
+        }
+    }
+}
+
+/// Gives the heap of the preparation back: a starter waits for as long as its session lives.
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim only returns free pages to the kernel.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Where a program of the spec is opened, for [`Plan`].
+pub(crate) fn open_program(path: &Path) -> nix::Result<OwnedFd> {
+    use nix::fcntl::{OFlag, open};
+    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+}
