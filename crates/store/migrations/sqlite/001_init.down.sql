@@ -1,0 +1,17 @@
+DROP TABLE audit_head;
+DROP TABLE audit_events;
+DROP TABLE invites;
+DROP TABLE api_sessions;
+DROP TABLE recordings;
+DROP TABLE sessions;
+DROP TABLE certificate_authorities;
+DROP TABLE refs;
+DROP TABLE access_requests;
+DROP TABLE auth_connectors;
+DROP TABLE configs;
+DROP TABLE locks;
+DROP TABLE tokens;
+DROP TABLE nodes;
+DROP TABLE roles;
+DROP TABLE users;
+DROP TABLE counter;
