@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::error::Invalid;
 
+/// Longest message, in characters.
+const MAX_MESSAGE: usize = 512;
+
 /// Decodes `value`, naming the field at fault.
 ///
 /// # Errors
@@ -55,7 +58,8 @@ fn distance(a: &str, b: &str) -> usize {
 
 impl Error for Invalid {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new("", message.to_string())
+        // The message may quote what was written.
+        Self::new("", message.to_string().chars().take(MAX_MESSAGE).collect::<String>())
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -72,7 +76,8 @@ impl Error for Invalid {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let shown: String = variant.chars().take(64).collect();
-        Self::new("", format!("{shown:?} is not one of {}", expected.join(", ")))
+        let known: Vec<&str> = expected.iter().copied().filter(|word| !word.is_empty()).collect();
+        Self::new("", format!("{shown:?} is not one of {}", known.join(", ")))
     }
 }
 
@@ -100,6 +105,19 @@ impl<'de> Deserializer<'de> for At<'_> {
         visitor.visit_newtype_struct(self)
     }
 
+    /// Only a map is a struct; serde would also take a list by position.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Invalid> {
+        match self.0 {
+            Value::Object(_) | Value::Null => self.deserialize_any(visitor),
+            _ => Err(Invalid::new("", "must be a map")),
+        }
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -114,7 +132,7 @@ impl<'de> Deserializer<'de> for At<'_> {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

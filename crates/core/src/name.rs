@@ -13,7 +13,7 @@ pub const MAX_LOGIN: usize = 64;
 
 const RESERVED_NODES: [&str; 2] = ["localhost", "mezite"];
 
-/// A user name: `[a-z0-9._@-]`, starting with a letter or digit.
+/// A user name: `[a-z0-9._@-]`, starting with a letter, digit or underscore.
 ///
 /// # Errors
 /// [`Invalid`] that says which rule is broken.
@@ -21,7 +21,7 @@ pub fn user(name: &str) -> Result<(), Invalid> {
     check("name", name, MAX_NAME, |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'@' | b'-'))
 }
 
-/// A role name: `[a-z0-9._-]`, starting with a letter or digit.
+/// A role name: `[a-z0-9._-]`, starting with a letter, digit or underscore.
 ///
 /// # Errors
 /// [`Invalid`] that says which rule is broken.
@@ -79,7 +79,7 @@ pub fn login(name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The name of a trait: `[a-z0-9._-]`, starting with a letter or digit.
+/// The name of a trait: `[A-Za-z0-9._-]`, starting with a letter, digit or underscore.
 ///
 /// # Errors
 /// [`Invalid`] that says which rule is broken.
@@ -106,7 +106,7 @@ fn check(field: &str, name: &str, max: usize, allowed: fn(u8) -> bool) -> Result
         return refuse(format!("must not hold {bad:?}"));
     }
     if !first.is_ascii_alphanumeric() && first != b'_' {
-        return refuse("must start with a letter or a digit".into());
+        return refuse("must start with a letter, a digit or _".into());
     }
     Ok(())
 }

@@ -1,0 +1,12 @@
+//! Tests of the public face of the crate: corpora and properties.
+
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod cast;
+#[cfg(test)]
+mod chain;
+#[cfg(test)]
+mod roles;
+#[cfg(test)]
+mod values;
