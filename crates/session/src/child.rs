@@ -9,16 +9,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
 use nix::unistd::{
     Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, execveat, geteuid, getresgid, getresuid, setgid, setgroups,
     setresgid, setresuid, setsid, setuid,
 };
 
 use crate::spec::{Command, SessionSpec};
-use crate::starter::open_program;
 use crate::users::Account;
 use crate::{cgroup, env, pty};
 
@@ -74,9 +74,10 @@ fn program(command: &Command, account: &Account) -> Result<(Program, Vec<CString
         Command::Exec(line) => Ok((shell()?, vec![text(name.to_vec())?, text(b"-c".to_vec())?, text(line.clone())?])),
         Command::Subsystem { argv, .. } => {
             let path = Path::new(argv.first().ok_or("the subsystem has no program")?);
-            let open = open_program(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+            let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+            let program = opened.map_err(|error| format!("cannot open {}: {error}", path.display()))?;
             let argv = argv.iter().map(|word| text(word.clone().into_bytes())).collect::<Result<_, _>>()?;
-            Ok((Program::Open(open), argv))
+            Ok((Program::Open(program), argv))
         }
     }
 }
@@ -144,6 +145,8 @@ fn inherit_nothing(uid: u32) {
 /// After the gate: become the user and run the program. Returns only an error.
 fn go(plan: &Plan) -> Result<std::convert::Infallible, String> {
     become_user(&plan.account)?;
+    // A starter that is killed takes its leader along. Set here, for a change of user clears it.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGHUP).map_err(|error| format!("cannot follow the starter: {error}"))?;
     // After the drop: a home on NFS may be closed to root.
     let home = &plan.account.home;
     if let Err(error) = std::env::set_current_dir(home) {

@@ -17,11 +17,15 @@ use crate::spec::{SPEC_MAX, SessionSpec};
 /// A starter that takes the spec slower than this is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// First argument of a program that is run as a starter.
+pub const STARTER_ARGUMENT: &str = "session-starter";
+
 /// A session's processes and descriptors, as the agent holds them. Every descriptor is non-blocking and closes on
 /// exec. Dropping `control` ends the session: the starter hangs up on it.
 #[derive(Debug)]
 pub struct Running {
-    /// Lines of [`crate::Control`] out, lines of [`crate::Message`] in, end of file when the starter is gone.
+    /// Lines of [`crate::Control`] out, lines of [`crate::Message`] in, end of file when the starter is gone. An end
+    /// without a last message means that the starter was killed: drop everything, which hangs up on the session.
     pub control: UnixStream,
     /// The terminal, with a pty. After the last message, read on until `EIO` or `EAGAIN`.
     pub pty_master: Option<OwnedFd>,
@@ -35,7 +39,7 @@ pub struct Running {
     pub starter: Child,
 }
 
-/// Starts `exe session-starter` for `spec`. The program must call [`crate::run_starter`] before anything else.
+/// Starts `exe` with [`STARTER_ARGUMENT`] for `spec`. The program must call [`crate::run_starter`] before anything else.
 ///
 /// Returns when the starter has taken the spec; whether there is a session is told on `control`. Blocks for some
 /// milliseconds, at most 10 s.
@@ -48,7 +52,7 @@ pub fn spawn(spec: &SessionSpec, exe: &Path) -> io::Result<Running> {
     let (control, theirs) = UnixStream::pair()?;
     let ends = Ends::open(spec.pty.is_some())?;
     let mut starter = Command::new(exe)
-        .arg("session-starter")
+        .arg(STARTER_ARGUMENT)
         .env_clear()
         .process_group(0)
         .stdin(OwnedFd::from(theirs))

@@ -34,7 +34,7 @@ mod starter;
 pub mod users;
 
 pub use account::{Refusal, may_log_in};
-pub use client::{Running, spawn};
+pub use client::{Running, STARTER_ARGUMENT, spawn};
 pub use env::accepted_env;
 pub use line::{DecodeError, Decoder};
 pub use pty::{echoes, resize};

@@ -4,13 +4,13 @@
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::sys::stat::{Mode, fchmod, umask};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, umask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, geteuid, ttyname};
 
 use crate::account::may_log_in;
@@ -19,7 +19,7 @@ use crate::child::{self, Plan};
 use crate::line::Decoder;
 use crate::monitor::Monitor;
 use crate::pty;
-use crate::spec::{Control, Message, SPEC_MAX, SessionSpec};
+use crate::spec::{Control, Message, Pty, SPEC_MAX, SessionSpec};
 use crate::users::{self, Account};
 
 /// The agent sends the spec at once.
@@ -122,9 +122,10 @@ fn start(spec: SessionSpec, stdio: Vec<OwnedFd>) -> Result<(Monitor, Message), S
             Some(tty.map_err(|error| format!("cannot prepare the terminal: {error}"))?)
         }
         _ => {
-            // A pipe is openable by name (/dev/stdin) only for its owner.
-            let owned = stdio.iter().try_for_each(|pipe| own(pipe, account.uid, account.gid, 0o600));
-            owned.map_err(|error| format!("cannot hand over the pipes: {error}"))?;
+            let mut pipes = stdio.iter();
+            pipes
+                .try_for_each(|pipe| own_pipe(pipe, &account))
+                .map_err(|error| format!("cannot hand over the pipes: {error}"))?;
             None
         }
     };
@@ -156,11 +157,17 @@ fn admit(login: &str) -> Result<Account, String> {
 }
 
 /// Size, modes, owner. The mount options of devpts are not relied on for the owner and mode.
-fn prepare_terminal(request: &crate::spec::Pty, slave: &OwnedFd, account: &Account) -> io::Result<String> {
+fn prepare_terminal(request: &Pty, slave: &OwnedFd, account: &Account) -> io::Result<String> {
     pty::apply(request, slave)?;
     let (gid, mode) = users::system_group("tty").map_or((account.gid, 0o600), |gid| (gid, 0o620));
     own(slave, account.uid, gid, mode)?;
     ttyname(slave)?.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// A pipe is openable by name (`/dev/stdin`) only for its owner. Nothing but a pipe is given away.
+fn own_pipe(pipe: &OwnedFd, account: &Account) -> nix::Result<()> {
+    let kind = SFlag::from_bits_truncate(fstat(pipe)?.st_mode) & SFlag::S_IFMT;
+    if kind == SFlag::S_IFIFO { own(pipe, account.uid, account.gid, 0o600) } else { Err(Errno::EINVAL) }
 }
 
 /// Gives a terminal or pipe to the user. Without root it is the user's already.
@@ -192,13 +199,12 @@ fn launch(plan: &Plan) -> Result<(Pid, UnixStream), String> {
         }
         ForkResult::Parent { child } => {
             drop(theirs);
-            let mut word = Vec::new();
             let mut first = [0];
             (&gate).read_exact(&mut first).map_err(failed)?;
             if first == child::READY {
                 return Ok((child, gate));
             }
-            word.extend_from_slice(&first);
+            let mut word = first.to_vec();
             (&gate).take(4096).read_to_end(&mut word).map_err(failed)?;
             Err(String::from_utf8_lossy(&word).into_owned())
         }
@@ -212,10 +218,4 @@ fn trim() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// Where a program of the spec is opened, for [`Plan`].
-pub(crate) fn open_program(path: &Path) -> nix::Result<OwnedFd> {
-    use nix::fcntl::{OFlag, open};
-    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }

@@ -86,3 +86,15 @@ fn the_user_cannot_touch_the_starter() {
                   cat /proc/$PPID/environ 2>/dev/null && echo environ; true";
     assert_eq!(user.exec(script).finish(), (Message::Exit { code: 0 }, String::new(), String::new()));
 }
+
+#[test]
+fn a_session_ends_with_its_starter() {
+    let Some(user) = User::create(&[]) else { return };
+    let mut session = user.exec("echo ready >ready; while :; do sleep 0.01; done");
+    session.go();
+    wait_for_file(user.home().join("ready"));
+    session.starter.kill().expect("kill");
+    session.starter.wait().expect("starter");
+    assert_eq!(session.message(), None);
+    until("session gone", || processes_of(user.uid).is_empty().then_some(()));
+}

@@ -36,7 +36,7 @@ fn without_root_there_are_no_sessions_of_others() {
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("mode");
     let reason = Session::start_with(&spec("root", Command::Shell), &wrapper).denied();
     assert!(reason.starts_with("mezd does not run as root here") && reason.ends_with("not of root"), "{reason}");
-    let own = user.spec(Command::Exec(b"id -un".to_vec()));
+    let own = user.spec(Command::Exec(b"id -un; ls /proc/$PPID/fd 2>/dev/null".to_vec()));
     let (_, out, err) = Session::start_with(&own, &wrapper).finish();
     assert_eq!((out, err.as_str()), (format!("{}\n", user.name), ""));
     let mut own = user.spec(Command::Exec(b"tty; id -un".to_vec()));

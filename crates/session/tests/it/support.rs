@@ -160,7 +160,8 @@ impl Session {
     }
 
     pub(crate) fn send(&self, control: Control) {
-        self.control.as_ref().expect("control").write_all_to(&control.to_line());
+        let mut stream = self.control.as_ref().expect("control");
+        stream.write_all(&control.to_line()).expect("write");
     }
 
     /// Waits for the start and lets the leader go; its process id.
@@ -180,17 +181,6 @@ impl Session {
         assert!(self.starter.wait().expect("starter").success());
         let text = |bytes: JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().expect("reader")).expect("UTF-8");
         (last, text(stdout), text(stderr))
-    }
-}
-
-trait WriteAll {
-    fn write_all_to(&self, bytes: &[u8]);
-}
-
-impl WriteAll for UnixStream {
-    fn write_all_to(&self, bytes: &[u8]) {
-        let mut stream = self;
-        stream.write_all(bytes).expect("write");
     }
 }
 
