@@ -7,6 +7,7 @@ mod private;
 mod text;
 
 pub use private::PrivateKey;
+pub(crate) use text::{decode_line, encode_line};
 
 use crate::wire::{Reader, WireError, put_mpint, put_string, put_utf8};
 use aws_lc_rs::digest::{SHA256, digest};

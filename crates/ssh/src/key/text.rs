@@ -44,7 +44,7 @@ impl PublicKey {
 }
 
 /// Splits a key line into type, decoded blob of at most `max_len` bytes, and comment.
-pub(super) fn decode_line(line: &str, max_len: usize) -> Result<(&str, Vec<u8>, &str), KeyError> {
+pub(crate) fn decode_line(line: &str, max_len: usize) -> Result<(&str, Vec<u8>, &str), KeyError> {
     let line = line.trim();
     if line.contains(['\n', '\r']) {
         return Err(KeyError::Text("more than one line"));
@@ -60,7 +60,7 @@ pub(super) fn decode_line(line: &str, max_len: usize) -> Result<(&str, Vec<u8>, 
 }
 
 /// Joins type, blob and comment into a key line.
-pub(super) fn encode_line(name: &str, blob: &[u8], comment: &str) -> String {
+pub(crate) fn encode_line(name: &str, blob: &[u8], comment: &str) -> String {
     let comment: String = comment.chars().filter(|c| !c.is_control()).collect();
     let line = format!("{name} {} {comment}", STANDARD.encode(blob));
     line.trim_end().to_owned()
