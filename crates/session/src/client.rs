@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -75,7 +76,12 @@ fn hand_over(mut control: &UnixStream, line: &[u8], fds: &[BorrowedFd<'_>]) -> i
     control.set_write_timeout(Some(SEND_TIMEOUT))?;
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
-    let sent = sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(line)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = loop {
+        match sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(line)], &rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
     control.write_all(line.get(sent..).unwrap_or_default())?;
     control.set_write_timeout(None)
 }

@@ -83,9 +83,11 @@ fn receive(mut control: &UnixStream, controls: &mut Decoder<Control>) -> io::Res
         if buffer.len() > SPEC_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the spec is larger than 1 MiB"));
         }
-        match control.read(&mut chunk)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+        match control.read(&mut chunk) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     };
     control.set_read_timeout(None)?;
@@ -97,7 +99,12 @@ fn receive(mut control: &UnixStream, controls: &mut Decoder<Control>) -> io::Res
 fn receive_first(control: &UnixStream, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
     let mut slices = [IoSliceMut::new(chunk)];
-    let message = recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = loop {
+        match recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
     let mut fds = Vec::new();
     for received in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = received {
