@@ -34,7 +34,6 @@ pub fn resolve<'a>(target: &str, cluster: &str, nodes: impl IntoIterator<Item = 
     let is_meant = |node: &Candidate<'_>| node.id == target || node.name == target || node.name == short;
     let mut found: Vec<Candidate<'a>> = nodes.into_iter().filter(is_meant).collect();
     found.sort_unstable_by_key(|node| node.id);
-    found.dedup_by_key(|node| node.id);
     match found.as_slice() {
         [] => Route::NotFound,
         [one] => Route::Found(*one),

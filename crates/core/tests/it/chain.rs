@@ -106,6 +106,20 @@ fn removal_exchange_and_wrong_columns_name_the_first_bad_record() {
 }
 
 #[test]
+fn a_mac_holds_for_one_place_only() {
+    let (key, text) = (key(1), b"text".as_slice());
+    let mac = chain_mac(&key, 1, &GENESIS, text);
+    assert_ne!(mac, chain_mac(&key, 2, &GENESIS, text));
+    assert_ne!(mac, chain_mac(&key, 1, &mac, text));
+    // A record of another log under the same key does not fit, even at the same number.
+    let mut records = chain(3, 9);
+    let canonical = event(9).canonical();
+    let other = chain_mac(&key, 1, &GENESIS, &canonical);
+    records[1].mac = chain_mac(&key, 2, &other, &records[1].canonical).into();
+    assert_eq!(verify(&records, &[key]).unwrap_err(), BadRecord { seq: 2, why: Why::Changed });
+}
+
+#[test]
 fn a_record_under_a_stolen_key_id_does_not_verify() {
     let mut records = chain(2, 9);
     let canonical = event(1).canonical();
