@@ -24,5 +24,6 @@ pub mod listener;
 pub mod nss;
 pub mod rpc;
 pub mod shutdown;
+pub mod ssh;
 pub mod tls;
 pub mod tunnel;
