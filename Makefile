@@ -1,0 +1,51 @@
+# What people run. `make demo` shows the product, `make test` runs everything that CI runs.
+
+CARGO ?= cargo
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+# The four programs are static (docs/adr/0003): the flag must not reach build scripts, hence the explicit target.
+STATIC_FLAGS := -C target-feature=+crt-static
+STATIC_DIR := target/static/$(HOST)/release
+PROGRAMS := mezhub mezd msh mezctl
+
+.PHONY: build demo test test-faults bench lint deny docs deps deps-test clean
+
+build: deps
+	CARGO_TARGET_DIR=target/static RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --locked --release --target $(HOST) \
+		$(addprefix -p ,$(PROGRAMS))
+	mkdir -p target/release
+	$(foreach p,$(PROGRAMS),install -m 0755 $(STATIC_DIR)/$(p) target/release/$(p);)
+
+demo: deps-test build
+	scripts/demo target/release
+
+test: deps-test
+	scripts/test
+
+test-faults: deps-test
+	$(CARGO) build --locked --workspace
+	$(CARGO) test --locked -p mezite-tests --test it -- --ignored
+
+bench: deps-test build
+	benches/run target/release
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# cargo-deny is built on first use; advisories need the database, which `cargo deny check advisories` fetches.
+deny:
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check bans licenses sources
+
+# Rewrites the generated references under docs/reference/.
+docs:
+	MEZITE_UPDATE_DOCS=1 $(CARGO) test --locked --workspace reference_
+
+deps:
+	scripts/deps build
+
+deps-test:
+	scripts/deps test
+
+clean:
+	$(CARGO) clean
