@@ -19,6 +19,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod dial;
+pub mod host;
 pub mod http;
 pub mod listener;
 pub mod nss;
@@ -27,3 +28,4 @@ pub mod shutdown;
 pub mod ssh;
 pub mod tls;
 pub mod tunnel;
+pub mod watch;
