@@ -1,0 +1,121 @@
+//! The Auth service's gRPC interface, as an administrator uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mezite_core::Fault;
+use mezite_core::text::escape_control;
+use mezite_net::dial::Dialer;
+use mezite_net::rpc;
+use mezite_net::tls::ALPN_H2;
+use mezite_proto::v1::auth_client::AuthClient;
+use mezite_proto::v1::{self, Object};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use zeroize::Zeroizing;
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::http::undialed;
+use crate::trust::Trust;
+
+/// How long one call may take; streams are bounded by their reader.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Longest message that is read: a page of the longest lists.
+const MAX_MESSAGE: usize = 64 << 20;
+const PAGE: u32 = 500;
+
+/// A connected Auth service.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The generated client; pass its calls requests made by [`Admin::request`].
+    pub auth: AuthClient<Channel>,
+    token: Option<Zeroizing<String>>,
+}
+
+impl Admin {
+    /// Connects to `address`.
+    ///
+    /// # Errors
+    /// "Unavailable" that says why and what to do.
+    pub async fn connect(address: &Address, trust: &Trust, token: Option<Zeroizing<String>>) -> Result<Self> {
+        let tls = trust.tls(ALPN_H2)?;
+        let dialer = Dialer::new(vec![address.to_string()], Arc::clone(&tls.config)).map_err(undialed)?;
+        let channel = rpc::connect(dialer).await.map_err(undialed)?;
+        let auth = AuthClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        Ok(Self { auth, token })
+    }
+
+    /// A call with the session token.
+    ///
+    /// # Errors
+    /// "Not logged in" when there is no token, or one that cannot be sent.
+    pub fn request<T>(&self, message: T) -> Result<Request<T>> {
+        let token = self.token.as_ref().filter(|token| !token.is_empty()).ok_or_else(no_token)?;
+        let mut request = Request::new(message);
+        let value = rpc::bearer(token)
+            .map_err(|_| Error::not_logged_in("the session token is malformed; run `mezctl login`"))?;
+        request.metadata_mut().insert(rpc::AUTHORIZATION, value);
+        request.set_timeout(ANSWER);
+        Ok(request)
+    }
+
+    /// Every object of a kind, in the server's order.
+    ///
+    /// # Errors
+    /// What the server answered.
+    pub async fn list(&mut self, kind: &str) -> Result<Vec<Object>> {
+        let mut objects = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListObjectsRequest { kind: kind.to_owned(), page_token, page_size: PAGE };
+            let reply = self.auth.list_objects(self.request(request)?).await.map_err(refused)?.into_inner();
+            objects.extend(reply.objects);
+            if reply.next_page_token.is_empty() {
+                return Ok(objects);
+            }
+            page_token = reply.next_page_token;
+        }
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// What the server answered.
+    pub async fn get(&mut self, kind: &str, name: &str) -> Result<Object> {
+        let request = v1::GetObjectRequest { kind: kind.to_owned(), name: name.to_owned() };
+        Ok(self.auth.get_object(self.request(request)?).await.map_err(refused)?.into_inner())
+    }
+
+    /// Writes an object. `expected` is the revision it must still have: 0 for none yet, `None` for any.
+    ///
+    /// # Errors
+    /// What the server answered; a conflict when the revision is another.
+    pub async fn put(&mut self, kind: &str, name: &str, spec: Vec<u8>, expected: Option<u64>) -> Result<Object> {
+        let request =
+            v1::PutObjectRequest { kind: kind.to_owned(), name: name.to_owned(), spec, expected_revision: expected };
+        Ok(self.auth.put_object(self.request(request)?).await.map_err(refused)?.into_inner())
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// What the server answered; a conflict while something refers to it.
+    pub async fn delete(&mut self, kind: &str, name: &str) -> Result<()> {
+        let request = v1::DeleteObjectRequest { kind: kind.to_owned(), name: name.to_owned(), expected_revision: None };
+        self.auth.delete_object(self.request(request)?).await.map_err(refused)?;
+        Ok(())
+    }
+}
+
+/// What a command without a token answers (F231).
+pub fn no_token() -> Error {
+    Error::not_logged_in(
+        "no session token; run `export MEZITE_AUTH_TOKEN=$(mezctl login --username=NAME)`, or give --token",
+    )
+}
+
+/// The fault behind a gRPC status, its text made harmless for a terminal.
+pub fn refused(status: Status) -> Error {
+    Fault::from_grpc(status.code().into(), escape_control(status.message())).into()
+}

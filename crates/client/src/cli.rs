@@ -1,0 +1,211 @@
+//! What the command lines of `msh` and `mezctl` share: values, output forms, generated pages.
+
+use std::fmt;
+use std::io::{self, BufRead, Write};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ColorChoice, ValueEnum};
+use mezite_core::text::Table;
+use mezite_core::{Invalid, Labels, duration, labels};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+
+pub use clap_complete::Shell;
+
+/// Longest password that is read, in bytes.
+const MAX_PASSWORD: u64 = 4096;
+
+/// Form of lists and records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables for people; what strangers chose is escaped
+    #[default]
+    Text,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Yaml => "yaml",
+        })
+    }
+}
+
+impl Format {
+    /// The form for a record that has no table: text is YAML, which people read and write.
+    #[must_use]
+    pub const fn or_yaml(self) -> Self {
+        match self {
+            Self::Text => Self::Yaml,
+            other => other,
+        }
+    }
+
+    /// Prints `value`, as text by `table`.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn print<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> Table) -> Result<()> {
+        self.print_text(value, |value| table(value).to_string())
+    }
+
+    /// Prints `value`, as text by `text`, which ends in a newline and has escaped what strangers chose.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn print_text<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+        let odd = |error: &dyn fmt::Display| Error::Local(format!("cannot print the answer: {error}"));
+        match self {
+            Self::Text => print(&text(value)),
+            Self::Json => print(&format!("{}\n", serde_json::to_string_pretty(value).map_err(|error| odd(&error))?)),
+            Self::Yaml => print(&serde_saphyr::to_string(value).map_err(|error| odd(&error))?),
+        }
+    }
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// [`Error::Closed`] when the reader has gone, and when standard output cannot be written.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::Closed,
+        _ => Error::Local(format!("cannot write the output: {error}")),
+    })
+}
+
+/// A span on the command line: `12h`, `30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl(pub Duration);
+
+impl FromStr for Ttl {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match duration::parse(text)? {
+            Duration::ZERO => Err(Invalid::new("", "must be longer than nothing")),
+            span => Ok(Self(span)),
+        }
+    }
+}
+
+/// `k=v` of `--filter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(pub Labels);
+
+impl FromStr for Filter {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let labels = labels::parse(text)?;
+        if labels.is_empty() { Err(Invalid::new("", "is not of the form key=value")) } else { Ok(Self(labels)) }
+    }
+}
+
+/// Where a password comes from: the flag, one line of standard input, or the terminal, in this order.
+///
+/// # Errors
+/// When there is no terminal to ask at, or the line is empty or too long.
+pub fn password(flag: Option<String>, stdin: bool, prompt: &str) -> Result<Zeroizing<String>> {
+    let password =
+        match flag {
+            Some(password) => Zeroizing::new(password),
+            None if stdin => stdin_line()?,
+            None => Zeroizing::new(rpassword::prompt_password(prompt).map_err(|error| {
+                Error::Local(format!("cannot ask for the password ({error}); use --password-stdin"))
+            })?),
+        };
+    if password.is_empty() { Err(Invalid::new("password", "is empty").into()) } else { Ok(password) }
+}
+
+/// A new password, asked for twice at a terminal.
+///
+/// # Errors
+/// As for [`password`], and when the two differ.
+pub fn new_password(stdin: bool) -> Result<Zeroizing<String>> {
+    let first = password(None, stdin, "New password: ")?;
+    if !stdin && password(None, false, "Again: ")? != first {
+        return Err(Invalid::new("password", "was typed in two different ways").into());
+    }
+    Ok(first)
+}
+
+fn stdin_line() -> Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(String::with_capacity(256));
+    let mut input = io::Read::take(io::stdin().lock(), MAX_PASSWORD);
+    input.read_line(&mut line).map_err(|error| Error::Local(format!("cannot read the password: {error}")))?;
+    let bare = line.strip_suffix('\n').map_or(line.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(Zeroizing::new(bare.to_owned()))
+}
+
+/// Prints the completion script of `shell`.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn completion(shell: Shell, mut command: clap::Command) -> Result<()> {
+    let (mut script, name) = (Vec::new(), command.get_name().to_owned());
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+/// Prints the manual page: the program, then each command.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn man(command: clap::Command) -> Result<()> {
+    let mut page = Vec::new();
+    let render = |command: clap::Command, page: &mut Vec<u8>| clap_mangen::Man::new(command).render(page);
+    let failed = |error: io::Error| Error::Local(format!("cannot write the manual page: {error}"));
+    let command = built(command);
+    render(command, &mut page).map_err(failed)?;
+    print(&String::from_utf8_lossy(&page))
+}
+
+/// The reference page in Markdown: the help of the program and of every command below it.
+pub fn reference(command: clap::Command) -> String {
+    let command = built(command);
+    let mut page = format!("# {}\n\nGenerated from the program; do not edit.\n", command.get_name());
+    describe(command, &mut page);
+    page
+}
+
+fn built(command: clap::Command) -> clap::Command {
+    let mut command = command.color(ColorChoice::Never).term_width(100);
+    command.build();
+    command
+}
+
+/// Global options are described once, at the top.
+fn describe(mut command: clap::Command, page: &mut String) {
+    let name = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
+    let help = command.render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    page.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim()));
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        describe(inner.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg }), page);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_filters() {
+        assert_eq!("12h".parse::<Ttl>().unwrap().0, Duration::from_secs(43_200));
+        assert!("0s".parse::<Ttl>().is_err() && "x".parse::<Ttl>().is_err());
+        assert_eq!("env=prod".parse::<Filter>().unwrap().0.len(), 1);
+        assert!("env".parse::<Filter>().is_err() && "".parse::<Filter>().is_err());
+    }
+}

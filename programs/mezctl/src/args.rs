@@ -1,0 +1,477 @@
+//! The command line of `mezctl`. The reference page, completions and the manual are made from this tree.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use mezite_client::cli::{Format, Shell, Ttl};
+
+/// Administer a Mezite cluster.
+///
+/// Every command but `login` needs a session token, from --token or MEZITE_AUTH_TOKEN.
+#[derive(Debug, Parser)]
+#[command(name = "mezctl", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Mezctl {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Address of the Auth service
+    #[arg(
+        long,
+        global = true,
+        env = "MEZITE_AUTH_SERVER",
+        hide_env_values = true,
+        default_value = "localhost:3025",
+        value_name = "HOST[:PORT]"
+    )]
+    pub(crate) auth_server: String,
+    /// Session token, as `mezctl login` prints it
+    #[arg(long, global = true, env = "MEZITE_AUTH_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Trust the certificate authorities in this PEM file besides the system's
+    #[arg(long, global = true, env = "MEZITE_CA_FILE", hide_env_values = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Do not verify the server's certificate; for trials only
+    #[arg(long, global = true)]
+    pub(crate) insecure: bool,
+    /// Form of the output
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Login(Login),
+    /// End the session of the token
+    Logout,
+    /// Users and their roles
+    #[command(subcommand)]
+    Users(Users),
+    /// Roles: who may reach what
+    #[command(subcommand)]
+    Roles(Roles),
+    /// Join tokens
+    #[command(subcommand)]
+    Tokens(Tokens),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Nodes(Nodes),
+    /// Sessions that are running
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// Recordings of sessions
+    #[command(subcommand)]
+    Recordings(Recordings),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Certificate authorities
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Settings of the cluster
+    #[command(subcommand)]
+    Config(Config),
+    /// Locks: stop a user or a role at once
+    #[command(subcommand)]
+    Locks(Locks),
+    /// Print the completion script of a shell
+    Completion {
+        /// Name of the shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Log in and print the session token, and nothing else.
+///
+/// The password is taken from --password, from --password-stdin, or asked for, in this order.
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// Mezite user
+    #[arg(long, visible_alias = "user", value_name = "NAME")]
+    pub(crate) username: String,
+    /// Password; visible to other users of this machine, so rather use --password-stdin
+    #[arg(long, conflicts_with = "password_stdin")]
+    pub(crate) password: Option<String>,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Users {
+    Create(CreateUser),
+    /// List users with their roles
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one user
+    Get {
+        /// Name of the user
+        name: String,
+    },
+    /// Delete a user; their sessions end
+    #[command(visible_alias = "rm")]
+    Delete(NamedUser),
+}
+
+/// Create a user. Without a password an invitation is printed: single-use, for one hour.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
+pub(crate) struct CreateUser {
+    /// Name of the user
+    pub(crate) name: Option<String>,
+    /// The same as NAME
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Roles of the user
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ROLE,…")]
+    pub(crate) roles: Vec<String>,
+    /// OS logins, kept as the trait `logins`
+    #[arg(long, value_delimiter = ',', value_name = "LOGIN,…")]
+    pub(crate) logins: Vec<String>,
+    /// A trait with its values; repeatable
+    #[arg(long = "trait", value_name = "KEY=VALUE,…")]
+    pub(crate) traits: Vec<String>,
+    /// Password; visible to other users of this machine, so rather use --password-stdin
+    #[arg(long, conflicts_with = "password_stdin")]
+    pub(crate) password: Option<String>,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
+pub(crate) struct NamedUser {
+    /// Name of the user
+    pub(crate) name: Option<String>,
+    /// The same as NAME
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Roles {
+    /// Create a role, or update the one of that name
+    Create {
+        /// YAML or JSON document of the role; `-` for standard input
+        #[arg(long, short, value_name = "FILE")]
+        from_file: PathBuf,
+    },
+    /// List roles
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show the rules of a role
+    Get {
+        /// Name of the role
+        name: String,
+    },
+    /// Delete a role that no user has
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Name of the role
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tokens {
+    /// Create a token with which one agent or proxy joins
+    Create {
+        /// What may join with it
+        #[arg(long, value_delimiter = ',', default_value = "node", value_name = "ROLE,…")]
+        roles: Vec<String>,
+        /// How long it is valid
+        #[arg(long, default_value = "1h", value_name = "DURATION")]
+        ttl: Ttl,
+        /// Name to find it by; without it, one is made
+        #[arg(long)]
+        name: Option<String>,
+        /// Labels that the node gets
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "KEY=VALUE,…")]
+        labels: String,
+    },
+    /// List tokens that can still be used
+    #[command(visible_alias = "ls")]
+    List,
+    /// Delete a token
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Name or id of the token
+        token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Nodes {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Show more columns
+        #[arg(long)]
+        wide: bool,
+    },
+    /// Show the full record of a node
+    Get {
+        /// Name or id of the node
+        node: String,
+    },
+    /// Replace the labels of a node
+    Update {
+        /// Name or id of the node
+        node: String,
+        /// All labels the node is to have
+        #[arg(long, value_name = "KEY=VALUE,…")]
+        labels: String,
+    },
+    /// Remove a node; its identity is revoked
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Name or id of the node
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sessions {
+    /// List running sessions
+    #[command(visible_alias = "list")]
+    Ls,
+    /// End a session at once
+    Terminate {
+        /// Id of the session
+        session: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recordings {
+    /// List recordings, newest first
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only recordings of this user
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// At most this many; all without it
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Write a recording to a file, as asciicast v2
+    Download {
+        /// Id of the session
+        session: String,
+        /// The file; `-` for standard output
+        #[arg(long, short, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Check that a recording is whole and unchanged
+    Verify {
+        /// Id of the session
+        session: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List events, newest first
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only events of this type; repeatable
+        #[arg(long = "type", value_delimiter = ',', value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only events of this user
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Only events since then: 24h, 2026-03-24, or 2026-03-24T15:00:00Z
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Only events until then, in the same forms
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Only events of this session
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
+        /// At most this many; all without it
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Check the chain of the whole log
+    Verify,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ca {
+    /// Show phase and key fingerprints of each authority
+    Status,
+    /// Print the public keys of an authority
+    Export {
+        /// Which authority
+        #[arg(long = "type", value_enum)]
+        kind: Authority,
+    },
+}
+
+/// A certificate authority of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Authority {
+    /// Signs user certificates
+    User,
+    /// Signs host certificates
+    Host,
+    /// Signs workload identities
+    Spiffe,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print a setting
+    Get {
+        /// Name of the setting
+        key: String,
+    },
+    /// Change a setting
+    Set {
+        /// Name of the setting
+        key: String,
+        /// Its value
+        value: String,
+    },
+    /// List settings
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Locks {
+    Create(CreateLock),
+    /// List locks that are in force
+    #[command(visible_alias = "ls")]
+    List,
+    /// Remove the locks of a target
+    #[command(visible_alias = "rm")]
+    Delete(DeleteLock),
+}
+
+/// Lock a target: its sessions end and it gets no certificate.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["user", "role", "kind"]))]
+pub(crate) struct CreateLock {
+    /// Lock this user
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// Lock every holder of this role
+    #[arg(long, value_name = "NAME")]
+    pub(crate) role: Option<String>,
+    /// Type of the target: user or role
+    #[arg(long = "type", value_name = "TYPE", requires = "name")]
+    pub(crate) kind: Option<String>,
+    /// Name of the target, with --type
+    #[arg(long, requires = "kind")]
+    pub(crate) name: Option<String>,
+    /// Why; shown to the locked
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) message: String,
+    /// How long; without it, until it is deleted
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<Ttl>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["lock", "target_type"]))]
+pub(crate) struct DeleteLock {
+    /// Name of the lock
+    pub(crate) lock: Option<String>,
+    /// Type of the target: user or role
+    #[arg(long, requires = "target_name")]
+    pub(crate) target_type: Option<String>,
+    /// Name of the target
+    #[arg(long, requires = "target_type")]
+    pub(crate) target_name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// `UPDATE_REFERENCE=1 cargo test` writes the page anew.
+    #[test]
+    fn the_reference_page_is_what_the_program_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/mezctl.md");
+        let page = mezite_client::cli::reference(Mezctl::command());
+        if std::env::var_os("UPDATE_REFERENCE").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &page).unwrap();
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        assert!(kept == page, "docs/reference/mezctl.md is stale; run UPDATE_REFERENCE=1 cargo test -p mezctl");
+    }
+
+    fn parse(line: &str) -> Result<Mezctl, clap::Error> {
+        Mezctl::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn documented_lines_are_understood() {
+        Mezctl::command().debug_assert();
+        for line in [
+            "mezctl login --auth-server=h:3025 --username=admin --password=x",
+            "mezctl users create alice --roles=developer,viewer",
+            "mezctl users create --username=alice --roles=a --logins=x,y --trait team=a,b --trait b=c --password-stdin",
+            "mezctl users list",
+            "mezctl users ls",
+            "mezctl users delete --username=alice",
+            "mezctl users rm alice",
+            "mezctl roles create --from-file=role.yaml",
+            "mezctl roles list",
+            "mezctl roles rm x",
+            "mezctl tokens create --roles=node --ttl=1h",
+            "mezctl tokens ls",
+            "mezctl tokens delete x",
+            "mezctl nodes ls --wide",
+            "mezctl nodes update web-01 --labels env=staging,role=web",
+            "mezctl nodes delete web-01",
+            "mezctl locks create --user=alice --message=m",
+            "mezctl locks create --role=r",
+            "mezctl locks create --type=agent_identity --name=ci-bot --message=m --ttl 1h",
+            "mezctl locks delete --target-type=user --target-name=alice",
+            "mezctl sessions terminate x",
+            "mezctl recordings ls --user=alice",
+            "mezctl recordings download x --out=/tmp/x.cast",
+            "mezctl audit ls --type=access.denied --since=1h",
+            "mezctl audit ls --user=alice --since=24h --limit 5 --format json",
+            "mezctl audit verify",
+            "mezctl ca export --type=spiffe",
+            "mezctl config set user_cert_ttl 8h",
+            "mezctl --token t --insecure --ca-file f nodes ls --format=yaml",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).err().map(|e| e.to_string()).unwrap_or_default());
+        }
+    }
+
+    #[test]
+    fn half_a_command_is_a_usage_error() {
+        for line in [
+            "mezctl users create --roles=a",
+            "mezctl users create a --username=b --roles=a",
+            "mezctl users delete",
+            "mezctl locks create --message=m",
+            "mezctl locks create --user=a --role=b",
+            "mezctl locks create --type=user",
+            "mezctl locks delete --target-type=user",
+            "mezctl tokens create --ttl=0s",
+            "mezctl ca export --type=other",
+        ] {
+            assert_eq!(parse(line).err().map(|e| e.exit_code()), Some(2), "{line}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! `recordings`.
+
+use std::io::Write;
+use std::path::Path;
+
+use mezite_client::admin::refused;
+use mezite_client::{Error, Result, cli};
+use mezite_core::Fault;
+use mezite_core::text::{Table, escape_control};
+use mezite_proto::v1::{self, RecordingInfo};
+use serde_json::{Value, json};
+
+use super::{Context, moment_ms, sessions};
+use crate::args::Recordings;
+
+const PAGE: u32 = 500;
+
+pub(super) async fn run(mut context: Context, command: Recordings) -> Result<()> {
+    match command {
+        Recordings::Ls { user, limit } => {
+            let recordings = list(&mut context, user.unwrap_or_default(), limit).await?;
+            let records: Vec<Value> = recordings.iter().map(record).collect();
+            context.format.print(&records, |_| table(&recordings))
+        }
+        Recordings::Download { session, out } => download(context, session, &out).await,
+        Recordings::Verify { session } => verify(context, session).await,
+    }
+}
+
+async fn list(context: &mut Context, user: String, limit: Option<usize>) -> Result<Vec<RecordingInfo>> {
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut recordings = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page_size = u32::try_from(limit.saturating_sub(recordings.len())).unwrap_or(PAGE).min(PAGE);
+        if page_size == 0 {
+            return Ok(recordings);
+        }
+        let request = context.admin.request(v1::ListRecordingsRequest { user: user.clone(), page_token, page_size })?;
+        let reply = context.admin.auth.list_recordings(request).await.map_err(refused)?.into_inner();
+        recordings.extend(reply.recordings);
+        if reply.next_page_token.is_empty() {
+            recordings.truncate(limit);
+            return Ok(recordings);
+        }
+        page_token = reply.next_page_token;
+    }
+}
+
+fn table(recordings: &[RecordingInfo]) -> Table {
+    let mut table = Table::new(&["SESSION ID", "USER", "NODE", "LOGIN", "STARTED", "SECONDS", "BYTES", "STATE"]);
+    for recording in recordings {
+        let Some(s) = &recording.session else { continue };
+        let state = if recording.complete { "complete" } else { "incomplete" };
+        let seconds = (recording.duration_ms / 1000).to_string();
+        let (started, bytes) = (moment_ms(s.started_unix_ms), recording.bytes.to_string());
+        table.row([s.session_id.as_str(), &s.user, &s.node_name, &s.login, &started, &seconds, &bytes, state]);
+    }
+    table
+}
+
+fn record(recording: &RecordingInfo) -> Value {
+    json!({
+        "session": recording.session.as_ref().map(sessions::record),
+        "bytes": recording.bytes, "duration_ms": recording.duration_ms, "complete": recording.complete,
+    })
+}
+
+/// The file appears under its name only when it is whole.
+async fn download(mut context: Context, session: String, out: &Path) -> Result<()> {
+    let mut request = context.admin.request(v1::DownloadRecordingRequest { session_id: session })?;
+    // A long recording takes as long as it takes.
+    request.metadata_mut().remove("grpc-timeout");
+    let mut parts = context.admin.auth.download_recording(request).await.map_err(refused)?.into_inner();
+    let failed = |error: std::io::Error| Error::Local(format!("cannot write {}: {error}", out.display()));
+    if out == Path::new("-") {
+        let mut stdout = std::io::stdout().lock();
+        while let Some(part) = parts.message().await.map_err(refused)? {
+            stdout.write_all(&part.data).map_err(failed)?;
+        }
+        return stdout.flush().map_err(failed);
+    }
+    let mut partial = out.as_os_str().to_owned();
+    partial.push(".part");
+    let partial = Path::new(&partial);
+    let mut file = std::fs::File::create(partial).map_err(failed)?;
+    while let Some(part) = parts.message().await.map_err(refused)? {
+        file.write_all(&part.data).map_err(failed)?;
+    }
+    file.sync_all().and_then(|()| std::fs::rename(partial, out)).map_err(failed)
+}
+
+async fn verify(mut context: Context, session: String) -> Result<()> {
+    let request = context.admin.request(v1::VerifyRecordingRequest { session_id: session.clone() })?;
+    let verdict = context.admin.auth.verify_recording(request).await.map_err(refused)?.into_inner();
+    let record = json!({
+        "session": session, "ok": verdict.ok, "detail": verdict.detail, "chunks": verdict.chunks, "bytes": verdict.bytes,
+    });
+    let (session, detail) = (escape_control(&session), escape_control(&verdict.detail));
+    if verdict.ok {
+        return context.format.print_text(&record, |_| {
+            format!(
+                "Recording of {session} is whole and unchanged ({} chunks, {} bytes)\n",
+                verdict.chunks, verdict.bytes
+            )
+        });
+    }
+    if context.format != cli::Format::Text {
+        context.format.print_text(&record, |_| String::new())?;
+    }
+    Err(Fault::Bug(format!("recording of {session} does not verify: {detail}")).into())
+}
