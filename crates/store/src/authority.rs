@@ -3,11 +3,11 @@
 use std::fmt;
 
 use mezite_core::{Fault, when};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use crate::{Store, Tx, fault};
+use crate::fault::column;
+use crate::{Store, Tx};
 
 /// One key pair of an authority.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,13 +50,12 @@ impl Store {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be read or a row makes no sense.
     pub async fn authorities(&self) -> Result<Vec<Authority>, Fault> {
-        let rows = sqlx::query(
-            "SELECT id, type, slot, public_key, private_key, cluster_name, phase, x509_pem, created_at
+        let rows = self
+            .rows(sqlx::query(
+                "SELECT id, type, slot, public_key, private_key, cluster_name, phase, x509_pem, created_at
              FROM certificate_authorities ORDER BY type, slot",
-        )
-        .fetch_all(&mut *self.read().await?)
-        .await
-        .map_err(fault::db)?;
+            ))
+            .await?;
         rows.iter().map(decode).collect()
     }
 }
@@ -68,24 +67,24 @@ impl Tx {
     /// # Errors
     /// [`Fault::Conflict`] when the slot is taken, which is also how two hubs that start at once are told apart.
     pub async fn put_authority(&mut self, authority: &Authority) -> Result<(), Fault> {
-        sqlx::query(
-            "INSERT INTO certificate_authorities
+        self.execute(
+            sqlx::query(
+                "INSERT INTO certificate_authorities
                (id, type, slot, public_key, private_key, cluster_name, phase, x509_pem, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (id) DO UPDATE SET slot = $3, private_key = $5, phase = $7, x509_pem = $8",
+            )
+            .bind(&authority.id)
+            .bind(&authority.kind)
+            .bind(&authority.slot)
+            .bind(&authority.public_key)
+            .bind(&authority.private_key)
+            .bind(&authority.cluster_name)
+            .bind(&authority.phase)
+            .bind(&authority.x509_pem)
+            .bind(when::millis(authority.created_at)),
         )
-        .bind(&authority.id)
-        .bind(&authority.kind)
-        .bind(&authority.slot)
-        .bind(&authority.public_key)
-        .bind(&authority.private_key)
-        .bind(&authority.cluster_name)
-        .bind(&authority.phase)
-        .bind(&authority.x509_pem)
-        .bind(when::millis(authority.created_at))
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
+        .await?;
         Ok(())
     }
 
@@ -94,26 +93,21 @@ impl Tx {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn delete_authority(&mut self, id: &str) -> Result<bool, Fault> {
-        let done = sqlx::query("DELETE FROM certificate_authorities WHERE id = $1")
-            .bind(id)
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
-        Ok(done.rows_affected() > 0)
+        let done = self.execute(sqlx::query("DELETE FROM certificate_authorities WHERE id = $1").bind(id)).await?;
+        Ok(done > 0)
     }
 }
 
 fn decode(row: &SqliteRow) -> Result<Authority, Fault> {
-    let column = |index: usize| row.try_get::<String, _>(index).map_err(fault::db);
     Ok(Authority {
-        id: column(0)?,
-        kind: column(1)?,
-        slot: column(2)?,
-        public_key: column(3)?,
-        private_key: row.try_get(4).map_err(fault::db)?,
-        cluster_name: column(5)?,
-        phase: column(6)?,
-        x509_pem: row.try_get(7).map_err(fault::db)?,
-        created_at: when::parse(&column(8)?)?,
+        id: column(row, 0)?,
+        kind: column(row, 1)?,
+        slot: column(row, 2)?,
+        public_key: column(row, 3)?,
+        private_key: column(row, 4)?,
+        cluster_name: column(row, 5)?,
+        phase: column(row, 6)?,
+        x509_pem: column(row, 7)?,
+        created_at: when::parse(&column::<String>(row, 8)?)?,
     })
 }

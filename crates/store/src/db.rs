@@ -1,4 +1,4 @@
-//! Opening the database, and the one way to write to it.
+//! Opening the database and reading from it.
 
 use std::fmt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,20 +6,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mezite_core::{Fault, when};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+use mezite_core::Fault;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Connection, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, OwnedMutexGuard, broadcast, mpsc};
+use tokio::sync::{Mutex, broadcast, mpsc};
 
 use crate::audit::{AuditKeys, append};
+use crate::tx::{self, Tx};
 use crate::watch::Change;
 use crate::{fault, migrate};
+
+/// A statement with its arguments.
+pub(crate) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// How long a statement waits for another process that holds the database (`sqlite3 .backup`).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for its turn to write, or for a reading connection.
-const TURN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const TURN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Changes kept for a slow watcher before it has to start again.
 const CHANGES_KEPT: usize = 4096;
 /// Audit events that may wait for the writer.
@@ -52,9 +59,9 @@ pub(crate) struct Inner {
 /// What it takes to write: the one connection, the turn, and where changes are told.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    pool: SqlitePool,
-    turn: Arc<Mutex<()>>,
-    changes: broadcast::Sender<Change>,
+    pub(crate) pool: SqlitePool,
+    pub(crate) turn: Arc<Mutex<()>>,
+    pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) keys: Arc<AuditKeys>,
 }
 
@@ -73,6 +80,7 @@ impl Store {
             .acquire_timeout(TURN_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
+            .after_release(|conn, _| Box::pin(tx::undo(conn)))
             .connect_with(connect_options(&options.path))
             .await
             .map_err(|e| at(&options.path, e))?;
@@ -122,10 +130,7 @@ impl Store {
     /// [`Fault::Unavailable`] when it cannot.
     pub async fn ping(&self) -> Result<(), Fault> {
         let mut tx = self.begin(OffsetDateTime::UNIX_EPOCH).await?;
-        sqlx::query("UPDATE counter SET value = value WHERE name = 'revision'")
-            .execute(tx.conn())
-            .await
-            .map_err(fault::db)?;
+        tx.execute(sqlx::query("UPDATE counter SET value = value WHERE name = 'revision'")).await?;
         Ok(())
     }
 
@@ -153,89 +158,18 @@ impl Store {
         migrate::down(&mut connect(path).await?, count).await
     }
 
-    pub(crate) async fn read(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, Fault> {
-        self.inner.read.acquire().await.map_err(fault::db)
+    pub(crate) async fn row(&self, query: Query<'_>) -> Result<Option<SqliteRow>, Fault> {
+        query.fetch_optional(&self.inner.read).await.map_err(fault::db)
+    }
+
+    pub(crate) async fn rows(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, Fault> {
+        query.fetch_all(&self.inner.read).await.map_err(fault::db)
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("address", &self.address()).finish_non_exhaustive()
-    }
-}
-
-impl Writer {
-    pub(crate) async fn begin(&self, now: OffsetDateTime) -> Result<Tx, Fault> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turn).lock_owned())
-            .await
-            .map_err(|_| Fault::Unavailable("database: too many writes are waiting; try again".into()))?;
-        let inner = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(fault::db)?;
-        Ok(Tx { inner, turn, writer: self.clone(), now, changes: Vec::new() })
-    }
-}
-
-/// One write: what is put, deleted, used up and audited through it commits together or not at all.
-#[must_use = "a transaction that is not committed is undone"]
-pub struct Tx {
-    // Declared before `turn`: the connection goes back before the next writer may start.
-    inner: Transaction<'static, Sqlite>,
-    turn: OwnedMutexGuard<()>,
-    pub(crate) writer: Writer,
-    now: OffsetDateTime,
-    changes: Vec<Change>,
-}
-
-impl Tx {
-    /// The time given to [`Store::begin`].
-    pub fn now(&self) -> OffsetDateTime {
-        self.now
-    }
-
-    /// Makes everything durable, then tells the watchers. It runs to its end even when the caller goes away, so that no
-    /// committed change is left untold.
-    ///
-    /// # Errors
-    /// [`Fault::Unavailable`] when the database cannot be written; nothing was changed then.
-    pub async fn commit(self) -> Result<(), Fault> {
-        let Self { inner, turn, writer, changes, .. } = self;
-        let committing = tokio::spawn(async move {
-            inner.commit().await.map_err(fault::db)?;
-            for change in changes {
-                // An error only says that nobody listens.
-                let _ = writer.changes.send(change);
-            }
-            drop(turn);
-            Ok(())
-        });
-        committing.await.map_err(|e| Fault::Unavailable(format!("database: commit was cut off: {e}")))?
-    }
-
-    /// Adds a change that is no object of a kind (`trust`, `termination`) to what watchers are told after the commit.
-    pub fn announce(&mut self, change: Change) {
-        self.changes.push(change);
-    }
-
-    pub(crate) fn conn(&mut self) -> &mut SqliteConnection {
-        &mut self.inner
-    }
-
-    pub(crate) fn stamp(&self) -> String {
-        when::millis(self.now)
-    }
-
-    /// The next number of the one counter that all objects share, so that revisions order changes across kinds and a name
-    /// that is used again never gets an old revision.
-    pub(crate) async fn next_revision(&mut self) -> Result<i64, Fault> {
-        sqlx::query_scalar("UPDATE counter SET value = value + 1 WHERE name = 'revision' RETURNING value")
-            .fetch_one(self.conn())
-            .await
-            .map_err(fault::db)
-    }
-}
-
-impl fmt::Debug for Tx {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tx").field("now", &self.now).finish_non_exhaustive()
     }
 }
 
@@ -262,5 +196,64 @@ fn at(path: &Path, error: sqlx::Error) -> Fault {
     match fault::db(error) {
         Fault::Unavailable(why) => Fault::Unavailable(format!("{}: {why}", path.display())),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mezite_core::audit::chain::ChainKey;
+    use mezite_core::audit::{Event, EventType};
+    use mezite_core::kind::{Role, RoleSpec};
+
+    use super::*;
+    use crate::{AuditFilter, Expect, Page};
+
+    /// The database may grow by so many pages, as on a disk that is nearly full.
+    async fn limit_growth(store: &Store, pages: i64) {
+        let mut conn = store.inner.writer.pool.acquire().await.unwrap();
+        let held: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *conn).await.unwrap();
+        let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", held + pages));
+        sqlx::query(limit).fetch_one(&mut *conn).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_recovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let current = ChainKey::new(b"a key of the audit chain").unwrap();
+        let audit_keys = AuditKeys { current, former: Vec::new() };
+        let path = dir.path().join("mezhub.db");
+        let store = Store::open(Options { path, readers: 1, audit_keys }).await.unwrap();
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let event = |n: usize| Event::new(EventType::UserLogin, format!("e{n}"), now).detail("x", "y".repeat(3000));
+        store.audit(vec![event(0)]).await.unwrap();
+
+        limit_growth(&store, 2).await;
+        let mut kept = 1;
+        let refused = loop {
+            match store.audit(vec![event(kept)]).await {
+                Ok(()) => kept += 1,
+                Err(fault) => break fault,
+            }
+            assert!(kept < 100, "the disk never filled up");
+        };
+        assert!(matches!(&refused, Fault::Unavailable(why) if why.contains("database or disk is full")), "{refused}");
+        let mut tx = store.begin(now).await.unwrap();
+        let spec = RoleSpec { description: "d".repeat(1000), ..RoleSpec::default() };
+        let mut written = Ok(());
+        for n in 0..100 {
+            written = written.and(tx.put::<Role>(&format!("r{n}"), &spec, Expect::Absent).await.map(drop));
+            if written.is_err() {
+                break;
+            }
+        }
+        assert!(matches!(written, Err(Fault::Unavailable(_))), "{written:?}");
+        drop(tx);
+
+        limit_growth(&store, 1000).await;
+        store.audit(vec![event(kept)]).await.unwrap();
+        assert!(store.all::<Role>().await.unwrap().is_empty());
+        let events = store.audit_events(&AuditFilter::default(), &Page::default()).await.unwrap();
+        assert_eq!(events.items.len(), kept + 1);
+        assert_eq!(store.verify_audit().await.unwrap().bad, None);
     }
 }

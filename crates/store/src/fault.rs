@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 
 use mezite_core::Fault;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Row, Sqlite, Type};
 
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
@@ -33,9 +35,7 @@ pub(crate) fn db(error: sqlx::Error) -> Fault {
         CANNOT_OPEN | READ_ONLY => Fault::Unavailable(format!(
             "database: {message}; check that its directory exists and is writable by the user the hub runs as"
         )),
-        CORRUPT | NOT_A_DATABASE => {
-            Fault::Unavailable(format!("database: {message}; restore it from a backup"))
-        }
+        CORRUPT | NOT_A_DATABASE => Fault::Unavailable(format!("database: {message}; restore it from a backup")),
         BUSY | LOCKED | IO => Fault::Unavailable(format!("database: {message}")),
         _ => Fault::Bug(format!("database: {message}")),
     }
@@ -48,4 +48,9 @@ pub(crate) fn io(verb: &str, path: &Path, error: &io::Error) -> Fault {
         _ => "",
     };
     Fault::Unavailable(format!("cannot {verb} {}: {error}{hint}", path.display()))
+}
+
+/// A column of a row.
+pub(crate) fn column<'r, T: Decode<'r, Sqlite> + Type<Sqlite>>(row: &'r SqliteRow, index: usize) -> Result<T, Fault> {
+    row.try_get(index).map_err(db)
 }

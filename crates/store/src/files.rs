@@ -11,7 +11,7 @@
 //! never given twice.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Recordings {
             let tmp = root.join(".tmp");
             make_dir(root)?;
             match fs::remove_dir_all(&tmp) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fault::io("clear", &tmp, &e)),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fault::io("clear", &tmp, &e)),
                 _ => make_dir(&tmp),
             }
         })
@@ -141,7 +141,8 @@ impl Recordings {
             let path = dir.join(SEAL);
             let first = !exists(&path)?;
             put(root, &path, line.as_bytes())?;
-            if first { add_to_index(root, &line) } else { Ok(()) }
+            // Sealing again heals an index that a crash left without the line.
+            if first || !is_in_index(root, &line)? { add_to_index(root, &line) } else { Ok(()) }
         })
         .await
     }
@@ -237,6 +238,22 @@ fn get(path: &Path) -> Result<Option<Bytes>, Fault> {
 
 fn exists(path: &Path) -> Result<bool, Fault> {
     path.try_exists().map_err(|e| fault::io("read", path, &e))
+}
+
+fn is_in_index(root: &Path, line: &str) -> Result<bool, Fault> {
+    let path = root.join("index");
+    let search = || -> io::Result<bool> {
+        for held in BufReader::new(File::open(&path)?).lines() {
+            if held? == line.trim_end() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    match search() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map_err(|e| fault::io("read", &path, &e)),
+    }
 }
 
 fn add_to_index(root: &Path, line: &str) -> Result<(), Fault> {

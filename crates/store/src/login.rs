@@ -2,11 +2,11 @@
 //! hashes only; they cannot be read back.
 
 use mezite_core::{Fault, when};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use crate::{Store, Tx, fault, secret};
+use crate::fault::column;
+use crate::{Store, Tx, secret};
 
 /// A valid login session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,11 +25,8 @@ impl Store {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be read.
     pub async fn password_hash(&self, username: &str) -> Result<Option<String>, Fault> {
-        let hash: Option<Option<String>> = sqlx::query_scalar("SELECT password_hash FROM users WHERE name = $1")
-            .bind(username)
-            .fetch_optional(&mut *self.read().await?)
-            .await
-            .map_err(fault::db)?;
+        let sql = "SELECT password_hash FROM users WHERE name = $1";
+        let hash = self.row(sqlx::query(sql).bind(username)).await?.map(|row| column(&row, 0)).transpose()?;
         Ok(hash.flatten())
     }
 
@@ -38,15 +35,16 @@ impl Store {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be read.
     pub async fn login(&self, token: &str, now: OffsetDateTime) -> Result<Option<Login>, Fault> {
-        let row = sqlx::query(
-            "SELECT u.id, u.name, s.expires_at FROM api_sessions s JOIN users u ON u.id = s.user_id
+        let row = self
+            .row(
+                sqlx::query(
+                    "SELECT u.id, u.name, s.expires_at FROM api_sessions s JOIN users u ON u.id = s.user_id
              WHERE s.token_hash = $1 AND s.expires_at > $2",
-        )
-        .bind(secret::hash(token))
-        .bind(when::millis(now))
-        .fetch_optional(&mut *self.read().await?)
-        .await
-        .map_err(fault::db)?;
+                )
+                .bind(secret::hash(token))
+                .bind(when::millis(now)),
+            )
+            .await?;
         row.as_ref().map(decode).transpose()
     }
 }
@@ -57,13 +55,10 @@ impl Tx {
     /// # Errors
     /// [`Fault::NotFound`] when there is no such user.
     pub async fn set_password_hash(&mut self, username: &str, hash: &str) -> Result<(), Fault> {
-        let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
-            .bind(username)
-            .bind(hash)
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
-        if done.rows_affected() == 0 { Err(no_user(username)) } else { Ok(()) }
+        let done = self
+            .execute(sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1").bind(username).bind(hash))
+            .await?;
+        if done == 0 { Err(no_user(username)) } else { Ok(()) }
     }
 
     /// Starts a login session of a user until `expires_at`, and forgets sessions that have expired.
@@ -72,23 +67,20 @@ impl Tx {
     /// [`Fault::NotFound`] when there is no such user.
     pub async fn add_login(&mut self, username: &str, token: &str, expires_at: OffsetDateTime) -> Result<(), Fault> {
         let now = self.stamp();
-        sqlx::query("DELETE FROM api_sessions WHERE expires_at <= $1")
-            .bind(&now)
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
-        let done = sqlx::query(
-            "INSERT INTO api_sessions (token_hash, user_id, created_at, expires_at)
+        self.execute(sqlx::query("DELETE FROM api_sessions WHERE expires_at <= $1").bind(&now)).await?;
+        let done = self
+            .execute(
+                sqlx::query(
+                    "INSERT INTO api_sessions (token_hash, user_id, created_at, expires_at)
              SELECT $1, id, $3, $4 FROM users WHERE name = $2",
-        )
-        .bind(secret::hash(token))
-        .bind(username)
-        .bind(now)
-        .bind(when::millis(expires_at))
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        if done.rows_affected() == 0 { Err(no_user(username)) } else { Ok(()) }
+                )
+                .bind(secret::hash(token))
+                .bind(username)
+                .bind(now)
+                .bind(when::millis(expires_at)),
+            )
+            .await?;
+        if done == 0 { Err(no_user(username)) } else { Ok(()) }
     }
 
     /// Ends one login session; the answer is whether there was one.
@@ -96,12 +88,10 @@ impl Tx {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn revoke_login(&mut self, token: &str) -> Result<bool, Fault> {
-        let done = sqlx::query("DELETE FROM api_sessions WHERE token_hash = $1")
-            .bind(secret::hash(token))
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
-        Ok(done.rows_affected() > 0)
+        let done = self
+            .execute(sqlx::query("DELETE FROM api_sessions WHERE token_hash = $1").bind(secret::hash(token)))
+            .await?;
+        Ok(done > 0)
     }
 
     /// Ends all login sessions of a user, except the one behind the token `keep`; answers how many.
@@ -109,16 +99,17 @@ impl Tx {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn revoke_logins(&mut self, username: &str, keep: Option<&str>) -> Result<u64, Fault> {
-        let done = sqlx::query(
-            "DELETE FROM api_sessions
+        let done = self
+            .execute(
+                sqlx::query(
+                    "DELETE FROM api_sessions
              WHERE user_id = (SELECT id FROM users WHERE name = $1) AND token_hash <> $2",
-        )
-        .bind(username)
-        .bind(keep.map(secret::hash).unwrap_or_default())
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        Ok(done.rows_affected())
+                )
+                .bind(username)
+                .bind(keep.map(secret::hash).unwrap_or_default()),
+            )
+            .await?;
+        Ok(done)
     }
 
     /// Makes an invite for a user until `expires_at`. Earlier invites of the user that were not used lose their effect.
@@ -126,24 +117,27 @@ impl Tx {
     /// # Errors
     /// [`Fault::NotFound`] when there is no such user.
     pub async fn add_invite(&mut self, username: &str, token: &str, expires_at: OffsetDateTime) -> Result<(), Fault> {
-        sqlx::query("DELETE FROM invites WHERE used_at IS NULL AND user_id = (SELECT id FROM users WHERE name = $1)")
-            .bind(username)
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
-        let now = self.stamp();
-        let done = sqlx::query(
-            "INSERT INTO invites (token_hash, user_id, created_at, expires_at)
-             SELECT $1, id, $3, $4 FROM users WHERE name = $2",
+        self.execute(
+            sqlx::query(
+                "DELETE FROM invites WHERE used_at IS NULL AND user_id = (SELECT id FROM users WHERE name = $1)",
+            )
+            .bind(username),
         )
-        .bind(secret::hash(token))
-        .bind(username)
-        .bind(now)
-        .bind(when::millis(expires_at))
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        if done.rows_affected() == 0 { Err(no_user(username)) } else { Ok(()) }
+        .await?;
+        let now = self.stamp();
+        let done = self
+            .execute(
+                sqlx::query(
+                    "INSERT INTO invites (token_hash, user_id, created_at, expires_at)
+             SELECT $1, id, $3, $4 FROM users WHERE name = $2",
+                )
+                .bind(secret::hash(token))
+                .bind(username)
+                .bind(now)
+                .bind(when::millis(expires_at)),
+            )
+            .await?;
+        if done == 0 { Err(no_user(username)) } else { Ok(()) }
     }
 
     /// Uses an invite up and answers whose it was; `None` when it is unknown, used or expired, which the caller must not
@@ -153,15 +147,17 @@ impl Tx {
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn use_invite(&mut self, token: &str) -> Result<Option<String>, Fault> {
         let now = self.stamp();
-        sqlx::query_scalar(
-            "UPDATE invites SET used_at = $2 WHERE token_hash = $1 AND used_at IS NULL AND expires_at > $2
-             RETURNING (SELECT name FROM users WHERE id = user_id)",
-        )
-        .bind(secret::hash(token))
-        .bind(now)
-        .fetch_optional(self.conn())
-        .await
-        .map_err(fault::db)
+        let used = self
+            .row(
+                sqlx::query(
+                    "UPDATE invites SET used_at = $2 WHERE token_hash = $1 AND used_at IS NULL AND expires_at > $2
+                     RETURNING (SELECT name FROM users WHERE id = user_id)",
+                )
+                .bind(secret::hash(token))
+                .bind(now),
+            )
+            .await?;
+        used.map(|row| column(&row, 0)).transpose()
     }
 }
 
@@ -170,6 +166,9 @@ fn no_user(username: &str) -> Fault {
 }
 
 fn decode(row: &SqliteRow) -> Result<Login, Fault> {
-    let column = |index: usize| row.try_get::<String, _>(index).map_err(fault::db);
-    Ok(Login { user_id: column(0)?, username: column(1)?, expires_at: when::parse(&column(2)?)? })
+    Ok(Login {
+        user_id: column(row, 0)?,
+        username: column(row, 1)?,
+        expires_at: when::parse(&column::<String>(row, 2)?)?,
+    })
 }

@@ -60,12 +60,13 @@ pub(crate) async fn up(conn: &mut SqliteConnection) -> Result<usize, Fault> {
     for step in ALL.iter().filter(|m| !applied.iter().any(|(v, _)| *v == m.version)) {
         let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(fault::db)?;
         // A second process may have been faster.
-        let taken = sqlx::query("INSERT INTO schema_migrations (version, description) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-            .bind(step.version)
-            .bind(step.description)
-            .execute(&mut *tx)
-            .await
-            .map_err(fault::db)?;
+        let taken =
+            sqlx::query("INSERT INTO schema_migrations (version, description) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind(step.version)
+                .bind(step.description)
+                .execute(&mut *tx)
+                .await
+                .map_err(fault::db)?;
         if taken.rows_affected() == 1 {
             sqlx::raw_sql(step.up).execute(&mut *tx).await.map_err(|e| failed(step, "up", e))?;
             done += 1;

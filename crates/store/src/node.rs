@@ -5,7 +5,8 @@ use mezite_core::kind::Token;
 use mezite_core::{Fault, when};
 use time::OffsetDateTime;
 
-use crate::{Object, Store, Tx, fault, secret};
+use crate::fault::column;
+use crate::{Object, Store, Tx, secret};
 
 /// A sign of life of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +34,12 @@ impl Tx {
     /// # Errors
     /// [`Fault::NotFound`] when there is no such token.
     pub async fn set_token_secret(&mut self, name: &str, secret: &str) -> Result<(), Fault> {
-        let done = sqlx::query("UPDATE tokens SET secret_hash = $2 WHERE name = $1")
-            .bind(name)
-            .bind(secret::hash(secret))
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
-        if done.rows_affected() == 0 { Err(Fault::NotFound(format!("token {name} does not exist"))) } else { Ok(()) }
+        let done = self
+            .execute(
+                sqlx::query("UPDATE tokens SET secret_hash = $2 WHERE name = $1").bind(name).bind(secret::hash(secret)),
+            )
+            .await?;
+        if done == 0 { Err(Fault::NotFound(format!("token {name} does not exist"))) } else { Ok(()) }
     }
 
     /// Uses a join token up for `used_by` and answers the token; `None` when it is unknown, used, expired or unreadable,
@@ -50,16 +50,18 @@ impl Tx {
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn use_join_token(&mut self, secret: &str, used_by: &str) -> Result<Option<Object<Token>>, Fault> {
         let now = self.stamp();
-        let name: Option<String> = sqlx::query_scalar(
-            "UPDATE tokens SET used_at = $2, used_by = $3 WHERE secret_hash = $1 AND used_at IS NULL RETURNING name",
-        )
-        .bind(secret::hash(secret))
-        .bind(now)
-        .bind(used_by)
-        .fetch_optional(self.conn())
-        .await
-        .map_err(fault::db)?;
-        let Some(name) = name else { return Ok(None) };
+        let used = self
+            .row(
+                sqlx::query(
+                    "UPDATE tokens SET used_at = $2, used_by = $3 WHERE secret_hash = $1 AND used_at IS NULL RETURNING name",
+                )
+                .bind(secret::hash(secret))
+                .bind(now)
+                .bind(used_by),
+            )
+            .await?;
+        let Some(used) = used else { return Ok(None) };
+        let name: String = column(&used, 0)?;
         let now = self.now();
         let token = self.find::<Token>(&name).await?;
         Ok(token.filter(|token| token.spec.as_ref().is_ok_and(|spec| spec.expires > now)))
@@ -70,17 +72,14 @@ impl Tx {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn set_host_cert(&mut self, node_id: &str, cert: &HostCert) -> Result<(), Fault> {
-        sqlx::query(
+        self.execute(sqlx::query(
             "UPDATE nodes SET host_cert_fingerprint = $2, host_cert_signer_fingerprint = $3, host_cert_expires_at = $4
              WHERE id = $1",
         )
         .bind(node_id)
         .bind(&cert.fingerprint)
         .bind(&cert.signer_fingerprint)
-        .bind(when::millis(cert.expires_at))
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
+        .bind(when::millis(cert.expires_at))).await?;
         Ok(())
     }
 }
@@ -95,14 +94,14 @@ impl Store {
         let mut known = 0;
         for beat in beats {
             let stamp = tx.stamp();
-            known += sqlx::query("UPDATE nodes SET last_heartbeat = $2, live_sessions = $3 WHERE id = $1")
-                .bind(&beat.node_id)
-                .bind(stamp)
-                .bind(beat.live_sessions)
-                .execute(tx.conn())
-                .await
-                .map_err(fault::db)?
-                .rows_affected();
+            known += tx
+                .execute(
+                    sqlx::query("UPDATE nodes SET last_heartbeat = $2, live_sessions = $3 WHERE id = $1")
+                        .bind(&beat.node_id)
+                        .bind(stamp)
+                        .bind(beat.live_sessions),
+                )
+                .await?;
         }
         tx.commit().await?;
         Ok(known)
@@ -116,18 +115,17 @@ impl Store {
     pub async fn set_tunnels(&self, holder: &str, node_ids: &[String], now: OffsetDateTime) -> Result<(), Fault> {
         let ids = serde_json::to_string(node_ids).map_err(|e| Fault::Bug(e.to_string()))?;
         let mut tx = self.begin(now).await?;
-        sqlx::query("UPDATE nodes SET tunnel_id = NULL WHERE tunnel_id = $1 AND id NOT IN (SELECT value FROM json_each($2))")
+        tx.execute(sqlx::query("UPDATE nodes SET tunnel_id = NULL WHERE tunnel_id = $1 AND id NOT IN (SELECT value FROM json_each($2))")
             .bind(holder)
-            .bind(&ids)
-            .execute(tx.conn())
-            .await
-            .map_err(fault::db)?;
-        sqlx::query("UPDATE nodes SET tunnel_id = $1 WHERE tunnel_id IS NOT $1 AND id IN (SELECT value FROM json_each($2))")
+            .bind(&ids)).await?;
+        tx.execute(
+            sqlx::query(
+                "UPDATE nodes SET tunnel_id = $1 WHERE tunnel_id IS NOT $1 AND id IN (SELECT value FROM json_each($2))",
+            )
             .bind(holder)
-            .bind(&ids)
-            .execute(tx.conn())
-            .await
-            .map_err(fault::db)?;
+            .bind(&ids),
+        )
+        .await?;
         tx.commit().await
     }
 
@@ -137,11 +135,13 @@ impl Store {
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn clear_tunnels(&self, holder: Option<&str>, now: OffsetDateTime) -> Result<(), Fault> {
         let mut tx = self.begin(now).await?;
-        sqlx::query("UPDATE nodes SET tunnel_id = NULL WHERE tunnel_id IS NOT NULL AND ($1 IS NULL OR tunnel_id = $1)")
-            .bind(holder)
-            .execute(tx.conn())
-            .await
-            .map_err(fault::db)?;
+        tx.execute(
+            sqlx::query(
+                "UPDATE nodes SET tunnel_id = NULL WHERE tunnel_id IS NOT NULL AND ($1 IS NULL OR tunnel_id = $1)",
+            )
+            .bind(holder),
+        )
+        .await?;
         tx.commit().await
     }
 }

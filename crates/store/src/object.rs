@@ -7,14 +7,15 @@ use std::sync::Arc;
 use mezite_core::kind::{Kind, Node, NodeSpec, Reference, Token, User};
 use mezite_core::{Fault, Invalid, when};
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::fault::column;
 use crate::page::{Listed, Page};
 use crate::watch::Change;
-use crate::{Store, Tx, fault};
+use crate::{Store, Tx};
 
 /// What a write assumes about the object it replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`Fault::NotFound`] when there is none.
     pub async fn get<K: Kind>(&self, name: &str) -> Result<Object<K>, Fault> {
-        find::<K>(&mut *self.read().await?, name).await?.ok_or_else(|| not_found::<K>(name))
+        self.find::<K>(name).await?.ok_or_else(|| not_found::<K>(name))
     }
 
     /// The object of this name, if there is one.
@@ -106,7 +107,8 @@ impl Store {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be read.
     pub async fn find<K: Kind>(&self, name: &str) -> Result<Option<Object<K>>, Fault> {
-        find::<K>(&mut *self.read().await?, name).await
+        let row = self.row(sqlx::query(AssertSqlSafe(by_name::<K>())).bind(name)).await?;
+        row.as_ref().map(decode::<K>).transpose()
     }
 
     /// The object with this id, if there is one.
@@ -115,8 +117,8 @@ impl Store {
     /// [`Fault::Unavailable`] when the database cannot be read.
     pub async fn find_by_id<K: Kind>(&self, id: &str) -> Result<Option<Object<K>>, Fault> {
         let sql = format!("{} WHERE id = $1", select::<K>());
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(&mut *self.read().await?).await;
-        row.map_err(fault::db)?.as_ref().map(decode::<K>).transpose()
+        let row = self.row(sqlx::query(AssertSqlSafe(sql)).bind(id)).await?;
+        row.as_ref().map(decode::<K>).transpose()
     }
 
     /// Objects in the order of their names, one page at a time.
@@ -125,12 +127,7 @@ impl Store {
     /// [`Fault::Unavailable`] when the database cannot be read. A row that cannot be read is an entry with its error.
     pub async fn list<K: Kind>(&self, page: &Page) -> Result<Listed<Object<K>>, Fault> {
         let sql = format!("{} WHERE name > $1 ORDER BY name LIMIT $2", select::<K>());
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(&page.token)
-            .bind(page.limit() + 1)
-            .fetch_all(&mut *self.read().await?)
-            .await
-            .map_err(fault::db)?;
+        let rows = self.rows(sqlx::query(AssertSqlSafe(sql)).bind(&page.token).bind(page.limit() + 1)).await?;
         let objects = rows.iter().map(decode::<K>).collect::<Result<Vec<_>, _>>()?;
         Ok(Listed::cut(objects, page, |last| last.name.clone()))
     }
@@ -141,7 +138,7 @@ impl Store {
     /// As [`Store::list`].
     pub async fn all<K: Kind>(&self) -> Result<Vec<Object<K>>, Fault> {
         let sql = format!("{} ORDER BY name", select::<K>());
-        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *self.read().await?).await.map_err(fault::db)?;
+        let rows = self.rows(sqlx::query(AssertSqlSafe(sql))).await?;
         rows.iter().map(decode::<K>).collect()
     }
 }
@@ -152,7 +149,8 @@ impl Tx {
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be read.
     pub async fn find<K: Kind>(&mut self, name: &str) -> Result<Option<Object<K>>, Fault> {
-        find::<K>(self.conn(), name).await
+        let row = self.row(sqlx::query(AssertSqlSafe(by_name::<K>())).bind(name)).await?;
+        row.as_ref().map(decode::<K>).transpose()
     }
 
     /// Creates or replaces an object: validates, compares the revision, checks that what it refers to exists.
@@ -178,14 +176,17 @@ impl Tx {
             (Some((held, _)), _) => held,
             (None, own) => own.unwrap_or_else(|| Uuid::new_v4().to_string()),
         };
-        let mut query =
-            sqlx::query(AssertSqlSafe(sql)).bind(&id).bind(name).bind(revision).bind(&json).bind(self.stamp());
+        let mut query = sqlx::query(AssertSqlSafe(sql))
+            .bind(&id)
+            .bind(name)
+            .bind(revision.cast_signed())
+            .bind(&json)
+            .bind(self.stamp());
         for value in K::columns(name, spec) {
             query = query.bind(column_text(value));
         }
-        query.execute(self.conn()).await.map_err(fault::db)?;
+        self.execute(query).await?;
 
-        let revision = revision.unsigned_abs();
         self.announce(Change { kind: K::KIND, name: name.to_owned(), revision, json: Some(Arc::from(json)) });
         self.find::<K>(name).await?.ok_or_else(|| not_found::<K>(name))
     }
@@ -200,80 +201,65 @@ impl Tx {
         check::<K>(name, expect, Some(held))?;
         self.refuse_if_referred(K::KIND, name).await?;
         self.refer(K::KIND, name, &[]).await?;
-        let revision = self.next_revision().await?.unsigned_abs();
-        sqlx::query(AssertSqlSafe(format!("DELETE FROM {} WHERE id = $1", K::PLURAL)))
-            .bind(id)
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
+        let revision = self.next_revision().await?;
+        self.execute(sqlx::query(AssertSqlSafe(format!("DELETE FROM {} WHERE id = $1", K::PLURAL))).bind(id)).await?;
         self.announce(Change { kind: K::KIND, name: name.to_owned(), revision, json: None });
         Ok(())
     }
 
     async fn held<K: Kind>(&mut self, name: &str) -> Result<Option<(String, u64)>, Fault> {
         let sql = format!("SELECT id, revision FROM {} WHERE name = $1", K::PLURAL);
-        let row: Option<(String, i64)> =
-            sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_optional(self.conn()).await.map_err(fault::db)?;
-        Ok(row.map(|(id, revision)| (id, revision.unsigned_abs())))
+        let row = self.row(sqlx::query(AssertSqlSafe(sql)).bind(name)).await?;
+        row.map(|row| Ok((column(&row, 0)?, column::<i64>(&row, 1)?.unsigned_abs()))).transpose()
     }
 
     /// Replaces what `kind` `name` refers to.
     async fn refer(&mut self, kind: &str, name: &str, to: &[Reference]) -> Result<(), Fault> {
-        sqlx::query("DELETE FROM refs WHERE from_kind = $1 AND from_name = $2")
-            .bind(kind)
-            .bind(name)
-            .execute(self.conn())
-            .await
-            .map_err(fault::db)?;
+        self.execute(sqlx::query("DELETE FROM refs WHERE from_kind = $1 AND from_name = $2").bind(kind).bind(name))
+            .await?;
         for target in to {
             if !self.exists(target).await? {
                 let missing = format!("{} {} does not exist", target.kind, target.name);
                 return Err(Invalid::new(format!("{}s", target.kind), missing).into());
             }
-            sqlx::query("INSERT INTO refs (from_kind, from_name, to_kind, to_name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
+            self.execute(sqlx::query("INSERT INTO refs (from_kind, from_name, to_kind, to_name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
                 .bind(kind)
                 .bind(name)
                 .bind(target.kind)
-                .bind(&target.name)
-                .execute(self.conn())
-                .await
-                .map_err(fault::db)?;
+                .bind(&target.name)).await?;
         }
         Ok(())
     }
 
     async fn exists(&mut self, target: &Reference) -> Result<bool, Fault> {
         // `kind` is a constant of core; every plural is the kind and an s.
-        let sql = format!("SELECT EXISTS (SELECT 1 FROM {}s WHERE name = $1)", target.kind);
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(&target.name).fetch_one(self.conn()).await.map_err(fault::db)
+        let sql = format!("SELECT 1 FROM {}s WHERE name = $1", target.kind);
+        Ok(self.row(sqlx::query(AssertSqlSafe(sql)).bind(&target.name)).await?.is_some())
     }
 
     async fn refuse_if_referred(&mut self, kind: &str, name: &str) -> Result<(), Fault> {
         const SHOWN: usize = 5;
-        let users: Vec<(String, String)> = sqlx::query_as(
-            "SELECT from_kind, from_name FROM refs
-             WHERE to_kind = $1 AND to_name = $2 AND NOT (from_kind = $1 AND from_name = $2) ORDER BY 1, 2",
-        )
-        .bind(kind)
-        .bind(name)
-        .fetch_all(self.conn())
-        .await
-        .map_err(fault::db)?;
+        let users = self
+            .rows(
+                sqlx::query(
+                    "SELECT from_kind, from_name FROM refs
+                     WHERE to_kind = $1 AND to_name = $2 AND NOT (from_kind = $1 AND from_name = $2) ORDER BY 1, 2",
+                )
+                .bind(kind)
+                .bind(name),
+            )
+            .await?;
         if users.is_empty() {
             return Ok(());
         }
-        let mut named: Vec<String> = users.iter().take(SHOWN).map(|(kind, name)| format!("{kind} {name}")).collect();
+        let name_of =
+            |row: &SqliteRow| Ok::<_, Fault>(format!("{} {}", column::<String>(row, 0)?, column::<String>(row, 1)?));
+        let mut named = users.iter().take(SHOWN).map(name_of).collect::<Result<Vec<_>, _>>()?;
         if users.len() > SHOWN {
             named.push(format!("{} more", users.len() - SHOWN));
         }
         Err(Fault::Conflict(format!("{kind} {name} is in use by {}", named.join(", "))))
     }
-}
-
-async fn find<K: Kind>(conn: &mut SqliteConnection, name: &str) -> Result<Option<Object<K>>, Fault> {
-    let sql = format!("{} WHERE name = $1", select::<K>());
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_optional(conn).await.map_err(fault::db)?;
-    row.as_ref().map(decode::<K>).transpose()
 }
 
 fn not_found<K: Kind>(name: &str) -> Fault {
@@ -319,6 +305,10 @@ fn update<K: Kind>() -> String {
     format!("UPDATE {} SET name = $2, revision = $3, spec = $4, updated_at = $5{columns} WHERE id = $1", K::PLURAL)
 }
 
+fn by_name<K: Kind>() -> String {
+    format!("{} WHERE name = $1", select::<K>())
+}
+
 fn select<K: Kind>() -> String {
     let status = match K::KIND {
         Node::KIND => {
@@ -336,16 +326,14 @@ fn select<K: Kind>() -> String {
 
 /// Only a row without a readable envelope is an error; what else is wrong goes into the entry.
 fn decode<K: Kind>(row: &SqliteRow) -> Result<Object<K>, Fault> {
-    let column = |index: usize| row.try_get::<String, _>(index).map_err(fault::db);
-    let at = |index: usize| column(index).map(|text| when::parse(&text).unwrap_or(OffsetDateTime::UNIX_EPOCH));
-    let revision: i64 = row.try_get(2).map_err(fault::db)?;
+    let at = |index| column::<String>(row, index).map(|at| when::parse(&at).unwrap_or(OffsetDateTime::UNIX_EPOCH));
     Ok(Object {
-        id: column(0)?,
-        name: column(1)?,
-        revision: revision.unsigned_abs(),
-        spec: serde_json::from_str(&column(3)?).map_err(|e| e.to_string()),
+        id: column(row, 0)?,
+        name: column(row, 1)?,
+        revision: column::<i64>(row, 2)?.unsigned_abs(),
+        spec: serde_json::from_str(&column::<String>(row, 3)?).map_err(|e| e.to_string()),
         created_at: at(4)?,
         updated_at: at(5)?,
-        status: serde_json::from_str(&column(6)?).unwrap_or_default(),
+        status: serde_json::from_str(&column::<String>(row, 6)?).unwrap_or_default(),
     })
 }

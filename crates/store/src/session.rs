@@ -3,11 +3,12 @@
 use mezite_core::{Fault, when};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 
+use crate::fault::column;
 use crate::page::{Listed, Page};
-use crate::{Store, Tx, fault};
+use crate::{Store, Tx};
 
 /// One SSH session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl Tx {
     /// [`Fault::Conflict`] when the id belongs to a session of another node or user.
     pub async fn start_session(&mut self, session: &Session) -> Result<(), Fault> {
         let detail = serde_json::to_string(&session.detail).map_err(|e| Fault::Bug(e.to_string()))?;
-        let done = sqlx::query(
+        let done = self.execute(sqlx::query(
             "INSERT INTO sessions (id, type, \"user\", node_id, login, started_at, recording_path, recording_state, detail)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (id) DO UPDATE SET id = id WHERE node_id = $4 AND \"user\" = $3",
@@ -126,11 +127,8 @@ impl Tx {
         .bind(when::millis(session.started_at))
         .bind(session.detail.recorded.then(|| crate::files::relative(&session.id)).flatten())
         .bind(&session.recording_state)
-        .bind(detail)
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        if done.rows_affected() == 0 {
+        .bind(detail)).await?;
+        if done == 0 {
             return Err(Fault::Conflict(format!("session {} belongs to another node or user", session.id)));
         }
         Ok(())
@@ -144,17 +142,14 @@ impl Tx {
     pub async fn end_session(&mut self, session: &Session) -> Result<bool, Fault> {
         self.start_session(session).await?;
         let ended_at = session.ended_at.unwrap_or_else(|| self.now());
-        let done = sqlx::query(
+        let done = self.execute(sqlx::query(
             "UPDATE sessions SET ended_at = $2, ended_reason = $3, \"exit\" = $4 WHERE id = $1 AND ended_at IS NULL",
         )
         .bind(&session.id)
         .bind(when::millis(ended_at))
         .bind(&session.ended_reason)
-        .bind(&session.exit)
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        Ok(done.rows_affected() == 1)
+        .bind(&session.exit)).await?;
+        Ok(done == 1)
     }
 
     /// Opens the index entry of a recording. Saying it again changes nothing.
@@ -162,16 +157,17 @@ impl Tx {
     /// # Errors
     /// [`Fault::NotFound`] when the session is not known.
     pub async fn open_recording(&mut self, session_id: &str) -> Result<(), Fault> {
-        let done = sqlx::query(
-            "INSERT INTO recordings (session_id, \"user\", started_at)
+        let done = self
+            .execute(
+                sqlx::query(
+                    "INSERT INTO recordings (session_id, \"user\", started_at)
              SELECT id, \"user\", started_at FROM sessions WHERE id = $1
              ON CONFLICT (session_id) DO UPDATE SET session_id = session_id",
-        )
-        .bind(session_id)
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        if done.rows_affected() == 0 {
+                )
+                .bind(session_id),
+            )
+            .await?;
+        if done == 0 {
             return Err(Fault::NotFound(format!("session {session_id} does not exist")));
         }
         self.set_recording_state(session_id, "recording").await
@@ -183,7 +179,7 @@ impl Tx {
     /// [`Fault::Unavailable`] when the database cannot be written.
     pub async fn seal_recording(&mut self, session_id: &str, seal: &SealedRecording) -> Result<bool, Fault> {
         let now = self.stamp();
-        let done = sqlx::query(
+        let done = self.execute(sqlx::query(
             "UPDATE recordings SET sealed_at = $2, chunks = $3, bytes = $4, duration_ms = $5, root = $6, complete = $7
              WHERE session_id = $1 AND sealed_at IS NULL",
         )
@@ -193,11 +189,8 @@ impl Tx {
         .bind(seal.bytes.cast_signed())
         .bind(seal.duration_ms.cast_signed())
         .bind(&seal.root)
-        .bind(seal.complete)
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
-        if done.rows_affected() == 0 {
+        .bind(seal.complete)).await?;
+        if done == 0 {
             return Ok(false);
         }
         self.set_recording_state(session_id, if seal.complete { "complete" } else { "incomplete" }).await?;
@@ -205,16 +198,16 @@ impl Tx {
     }
 
     async fn set_recording_state(&mut self, session_id: &str, state: &str) -> Result<(), Fault> {
-        sqlx::query(
-            "UPDATE sessions SET recording_state = $2, recording_path = coalesce(recording_path, $3)
+        self.execute(
+            sqlx::query(
+                "UPDATE sessions SET recording_state = $2, recording_path = coalesce(recording_path, $3)
              WHERE id = $1 AND recording_state IN ('', 'recording')",
+            )
+            .bind(session_id)
+            .bind(state)
+            .bind(crate::files::relative(session_id)),
         )
-        .bind(session_id)
-        .bind(state)
-        .bind(crate::files::relative(session_id))
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
+        .await?;
         Ok(())
     }
 }
@@ -227,7 +220,7 @@ impl Store {
     pub async fn session(&self, id: &str) -> Result<Option<Session>, Fault> {
         let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {COLUMNS} FROM sessions s WHERE s.id = "));
         query.push_bind(id);
-        let row = query.build().fetch_optional(&mut *self.read().await?).await.map_err(fault::db)?;
+        let row = self.row(query.build()).await?;
         row.as_ref().map(decode).transpose()
     }
 
@@ -247,7 +240,7 @@ impl Store {
             query.push(" AND s.node_id = ").push_bind(node_id);
         }
         push_page(&mut query, page, filter.offset)?;
-        let rows = query.build().fetch_all(&mut *self.read().await?).await.map_err(fault::db)?;
+        let rows = self.rows(query.build()).await?;
         let sessions = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
         Ok(Listed::cut(sessions, page, token))
     }
@@ -259,7 +252,7 @@ impl Store {
     pub async fn recording(&self, session_id: &str) -> Result<Option<Recording>, Fault> {
         let mut query = recordings();
         query.push(" WHERE s.id = ").push_bind(session_id);
-        let row = query.build().fetch_optional(&mut *self.read().await?).await.map_err(fault::db)?;
+        let row = self.row(query.build()).await?;
         row.as_ref().map(decode_recording).transpose()
     }
 
@@ -274,7 +267,7 @@ impl Store {
             query.push(" AND r.\"user\" = ").push_bind(user);
         }
         push_page(&mut query, page, 0)?;
-        let rows = query.build().fetch_all(&mut *self.read().await?).await.map_err(fault::db)?;
+        let rows = self.rows(query.build()).await?;
         let recordings = rows.iter().map(decode_recording).collect::<Result<Vec<_>, _>>()?;
         Ok(Listed::cut(recordings, page, |last| token(&last.session)))
     }
@@ -305,31 +298,30 @@ fn token(last: &Session) -> String {
 }
 
 fn decode(row: &SqliteRow) -> Result<Session, Fault> {
-    let column = |index: usize| row.try_get::<String, _>(index).map_err(fault::db);
-    let optional = |index: usize| row.try_get::<Option<String>, _>(index).map_err(fault::db);
+    let optional = |index| column::<Option<String>>(row, index);
     Ok(Session {
-        id: column(0)?,
-        kind: column(1)?,
-        user: column(2)?,
-        node_id: column(3)?,
-        login: column(4)?,
-        started_at: when::parse(&column(5)?)?,
+        id: column(row, 0)?,
+        kind: column(row, 1)?,
+        user: column(row, 2)?,
+        node_id: column(row, 3)?,
+        login: column(row, 4)?,
+        started_at: when::parse(&column::<String>(row, 5)?)?,
         ended_at: optional(6)?.map(|at| when::parse(&at)).transpose()?,
         ended_reason: optional(7)?.unwrap_or_default(),
         exit: optional(8)?.unwrap_or_default(),
-        recording_state: column(9)?,
-        detail: serde_json::from_str(&column(10)?).unwrap_or_default(),
+        recording_state: column(row, 9)?,
+        detail: serde_json::from_str(&column::<String>(row, 10)?).unwrap_or_default(),
     })
 }
 
 fn decode_recording(row: &SqliteRow) -> Result<Recording, Fault> {
-    let count = |index: usize| row.try_get::<i64, _>(index).map(i64::unsigned_abs).map_err(fault::db);
+    let count = |index| column::<i64>(row, index).map(i64::unsigned_abs);
     Ok(Recording {
         session: decode(row)?,
         bytes: count(11)?,
         chunks: count(12)?,
         duration_ms: count(13)?,
-        root: row.try_get::<Option<String>, _>(14).map_err(fault::db)?.unwrap_or_default(),
-        complete: row.try_get(15).map_err(fault::db)?,
+        root: column::<Option<String>>(row, 14)?.unwrap_or_default(),
+        complete: column(row, 15)?,
     })
 }

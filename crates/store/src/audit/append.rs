@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::END;
 use crate::db::Writer;
-use crate::{Store, Tx, fault, secret};
+use crate::fault::column;
+use crate::{Store, Tx, secret};
 
 /// Most requests that share one commit.
 const GROUP: usize = 256;
@@ -65,26 +66,26 @@ impl Tx {
         let keys = std::sync::Arc::clone(&self.writer.keys);
         let mac = chain_mac(&keys.current, seq, &head.mac, &canonical);
         self.insert(seq, &event.columns(), canonical, &mac, keys.current.id()).await?;
-        sqlx::query(
-            "INSERT INTO audit_head (one, seq, mac, key_id, seal) VALUES (1, $1, $2, $3, $4)
+        self.execute(
+            sqlx::query(
+                "INSERT INTO audit_head (one, seq, mac, key_id, seal) VALUES (1, $1, $2, $3, $4)
              ON CONFLICT (one) DO UPDATE SET seq = $1, mac = $2, key_id = $3, seal = $4",
+            )
+            .bind(seq.cast_signed())
+            .bind(secret::hex(&mac))
+            .bind(keys.current.id())
+            .bind(secret::hex(&chain_mac(&keys.current, seq, &mac, END))),
         )
-        .bind(seq.cast_signed())
-        .bind(secret::hex(&mac))
-        .bind(keys.current.id())
-        .bind(secret::hex(&chain_mac(&keys.current, seq, &mac, END)))
-        .execute(self.conn())
-        .await
-        .map_err(fault::db)?;
+        .await?;
         Ok(())
     }
 
     async fn head(&mut self) -> Result<Head, Fault> {
-        let row: Option<(i64, String)> =
-            sqlx::query_as("SELECT seq, mac FROM audit_head").fetch_optional(self.conn()).await.map_err(fault::db)?;
-        let Some((seq, mac)) = row else { return Ok(Head { seq: 0, mac: GENESIS }) };
+        let row = self.row(sqlx::query("SELECT seq, mac FROM audit_head")).await?;
+        let Some(row) = row else { return Ok(Head { seq: 0, mac: GENESIS }) };
         // A head that makes no sense was written by somebody else; what follows it will not verify, and says so.
-        Ok(Head { seq: seq.unsigned_abs(), mac: unhex(&mac).and_then(|mac| Mac::try_from(mac).ok()).unwrap_or(GENESIS) })
+        let mac = unhex(&column::<String>(&row, 1)?).and_then(|mac| Mac::try_from(mac).ok()).unwrap_or(GENESIS);
+        Ok(Head { seq: column::<i64>(&row, 0)?.unsigned_abs(), mac })
     }
 
     async fn insert(
@@ -96,9 +97,10 @@ impl Tx {
         key_id: &str,
     ) -> Result<(), Fault> {
         let metadata = String::from_utf8(canonical).map_err(|e| Fault::Bug(format!("audit record: {e}")))?;
-        let inserted = sqlx::query(
+        let insert = sqlx::query(
             "INSERT INTO audit_events
-               (seq, id, event_type, event_code, \"user\", resource, action, status, session_id, metadata, created_at, key_id, mac)
+               (seq, id, event_type, event_code, \"user\", resource, action, status, session_id, metadata, created_at,
+                key_id, mac)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(seq.cast_signed())
@@ -113,10 +115,8 @@ impl Tx {
         .bind(metadata)
         .bind(stamp(columns.created_at))
         .bind(key_id)
-        .bind(secret::hex(mac))
-        .execute(self.conn())
-        .await;
-        match inserted.map_err(fault::db) {
+        .bind(secret::hex(mac));
+        match self.execute(insert).await {
             Ok(_) => Ok(()),
             Err(Fault::Conflict(_)) => Err(Fault::Conflict(format!(
                 "audit record {seq} or event {} exists already; if it stays so, verify the audit log",

@@ -4,8 +4,9 @@ use mezite_core::{Fault, Invalid, when};
 use sqlx::{QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 
+use crate::Store;
+use crate::fault::column;
 use crate::page::{Listed, Page};
-use crate::{Store, fault};
 
 /// Which events; every field narrows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,9 +62,11 @@ impl Store {
             query.push(" AND seq < ").push_bind(before);
         }
         query.push(" ORDER BY seq DESC LIMIT ").push_bind(page.limit() + 1);
-        let rows: Vec<(i64, String)> =
-            query.build_query_as().fetch_all(&mut *self.read().await?).await.map_err(fault::db)?;
-        let events = rows.into_iter().map(|(seq, json)| StoredEvent { seq: seq.unsigned_abs(), json }).collect();
+        let rows = self.rows(query.build()).await?;
+        let events = rows
+            .iter()
+            .map(|row| Ok(StoredEvent { seq: column::<i64>(row, 0)?.unsigned_abs(), json: column(row, 1)? }));
+        let events = events.collect::<Result<Vec<_>, Fault>>()?;
         Ok(Listed::cut(events, page, |last| last.seq.to_string()))
     }
 }
