@@ -1,5 +1,6 @@
 //! Outgoing connections: TCP and TLS to one of several addresses.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use crate::tls::HANDSHAKE_TIMEOUT;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Any byte stream.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Io for S {}
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Io for S {}
 
 /// A TLS connection to a server.
 pub type Stream = TlsStream<Box<dyn Io>>;

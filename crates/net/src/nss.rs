@@ -11,10 +11,12 @@ pub fn pin_nss() {
 }
 
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
-#[expect(unsafe_code, reason = "glibc offers this setting only as a C function that libc does not declare")]
+#[expect(unsafe_code, reason = "glibc offers this setting as a C function only")]
 fn pin() {
+    use std::ffi::{c_char, c_int};
+
     unsafe extern "C" {
-        fn __nss_configure_lookup(database: *const libc::c_char, line: *const libc::c_char) -> libc::c_int;
+        fn __nss_configure_lookup(database: *const c_char, line: *const c_char) -> c_int;
     }
     let pins = [
         (c"passwd", c"files"),

@@ -25,7 +25,6 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// gRPC services as routes for [`crate::http::serve`].
-#[must_use]
 pub fn router(services: Routes) -> Router {
     services.prepare().into_axum_router()
 }

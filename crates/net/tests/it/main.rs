@@ -1,0 +1,6 @@
+//! What `mezite-net` promises, over real sockets on the loopback.
+
+mod ca;
+mod listener;
+mod tls;
+mod tunnel;
