@@ -247,7 +247,8 @@ mod tests {
             }
         }
         assert!(matches!(written, Err(Fault::Unavailable(_))), "{written:?}");
-        drop(tx);
+        assert!(tx.find::<Role>("r0").await.is_err(), "a statement after that would stand alone");
+        assert!(tx.commit().await.is_err());
 
         limit_growth(&store, 1000).await;
         store.audit(vec![event(kept)]).await.unwrap();

@@ -3,6 +3,7 @@
 
 mod audit;
 mod files;
+mod kill;
 mod logins;
 mod migrations;
 mod nodes;
