@@ -25,7 +25,10 @@ pub mod login;
 pub mod passwd;
 pub mod player;
 pub mod profile;
+pub mod session;
 pub mod ssh_config;
+pub mod ssh_dial;
+pub mod stdio;
 pub mod terminal;
 pub mod trust;
 

@@ -1,0 +1,221 @@
+//! One session on a node: a shell or a command, joined to this terminal.
+
+use bytes::Bytes;
+use mezite_core::text::escape_control;
+use mezite_net::ssh::{
+    ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, Connection, PtyRequest, SessionRequest,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{Error, Result};
+use crate::terminal::{self, Ending, Escape, Raw};
+
+/// Bytes read from standard input at once.
+const CHUNK: usize = 32 << 10;
+/// What ssh(1) answers when a session ends without a status.
+const NO_STATUS: u8 = 255;
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct Request {
+    /// A command line; `None` is the login shell.
+    pub command: Option<String>,
+    /// Whether to ask for a terminal.
+    pub terminal: bool,
+    /// Value of TERM for it.
+    pub term: String,
+    /// Variables to be set, as far as the node allows.
+    pub env: Vec<(String, String)>,
+}
+
+/// Runs a session and returns its exit status: 128 + n after a signal, 255 when the node gave none.
+///
+/// # Errors
+/// When the session cannot be started or the connection is lost. The terminal is restored in every case.
+pub async fn run(node: &Connection, request: Request) -> Result<u8> {
+    let channel = node.open(ChannelOpen::Session).await.map_err(|error| lost(node, &error.to_string()))?;
+    let (reader, writer) = channel.split();
+    start(node, &writer, &request).await?;
+    let raw = if request.terminal { Raw::enter()? } else { None };
+    let is_typed = raw.is_some();
+    let outcome = follow(reader, writer, is_typed).await;
+    drop(raw);
+    match outcome? {
+        Outcome::Exit(status) => Ok(status),
+        Outcome::Signal(name) => {
+            eprintln!("msh: the command was ended by SIG{}", escape_control(&name));
+            Ok(number(&name).map_or(NO_STATUS, |number| 128 + number))
+        }
+        Outcome::HungUp => {
+            eprintln!("msh: connection closed");
+            Ok(NO_STATUS)
+        }
+        Outcome::Ended(signal) => Ok(128 + signal),
+        Outcome::Silent => Err(lost(node, "the session ended without a status")),
+    }
+}
+
+enum Outcome {
+    Exit(u8),
+    Signal(String),
+    /// By `~.`.
+    HungUp,
+    /// A signal to this program.
+    Ended(u8),
+    Silent,
+}
+
+/// All requests leave in one flight.
+async fn start(node: &Connection, writer: &ChannelWriter, request: &Request) -> Result<()> {
+    for (name, value) in &request.env {
+        notify(writer, &SessionRequest::Env { name: name.clone(), value: value.clone() });
+    }
+    let run = match &request.command {
+        Some(command) => SessionRequest::Exec(command.clone().into_bytes()),
+        None => SessionRequest::Shell,
+    };
+    let pty = request.terminal.then(|| pty(&request.term));
+    let ask = async |request: &SessionRequest| writer.request(request.name(), request.payload()).await;
+    let ask_pty = async {
+        match &pty {
+            Some(pty) => ask(pty).await,
+            None => Ok(true),
+        }
+    };
+    let (terminal, started) = tokio::join!(ask_pty, ask(&run));
+    if !started.map_err(|_| lost(node, "the session was closed"))? {
+        return Err(mezite_core::Fault::Denied("the node refused to start the session".to_owned()).into());
+    }
+    if !terminal.unwrap_or(true) {
+        eprintln!("msh: the node refused a terminal");
+    }
+    Ok(())
+}
+
+fn pty(term: &str) -> SessionRequest {
+    let size = terminal::size();
+    let term = if term.is_empty() { "dumb" } else { term };
+    SessionRequest::Pty(PtyRequest {
+        term: term.to_owned(),
+        cols: size.ws_col.into(),
+        rows: size.ws_row.into(),
+        width_px: size.ws_xpixel.into(),
+        height_px: size.ws_ypixel.into(),
+        modes: terminal::modes(),
+    })
+}
+
+fn notify(writer: &ChannelWriter, request: &SessionRequest) {
+    writer.notify(request.name(), request.payload());
+}
+
+/// Carries bytes and signals until the channel is closed. Reading what the node sends never waits for what is typed.
+async fn follow(reader: ChannelReader, writer: ChannelWriter, is_typed: bool) -> Result<Outcome> {
+    let failed = |error: std::io::Error| Error::Local(format!("cannot wait for signals: {error}"));
+    let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
+    let mut ending = Ending::new()?;
+    let input = send_input(writer.clone(), is_typed);
+    let output = show_output(reader);
+    tokio::pin!(input, output);
+    let mut sending = true;
+    loop {
+        tokio::select! {
+            outcome = &mut output => return outcome,
+            hung_up = &mut input, if sending => {
+                if hung_up {
+                    return Ok(Outcome::HungUp);
+                }
+                sending = false;
+            }
+            _ = resized.recv(), if is_typed => {
+                let size = terminal::size();
+                let (cols, rows) = (size.ws_col.into(), size.ws_row.into());
+                let (width_px, height_px) = (size.ws_xpixel.into(), size.ws_ypixel.into());
+                notify(&writer, &SessionRequest::WindowChange { cols, rows, width_px, height_px });
+            }
+            signal = ending.next() => return Ok(Outcome::Ended(signal)),
+        }
+    }
+}
+
+/// Sends standard input to its end; true when the user hangs up. The end of input is not the end of the session.
+async fn send_input(writer: ChannelWriter, is_typed: bool) -> bool {
+    let mut stdin = tokio::io::stdin();
+    let mut escape = Escape::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let count = stdin.read(&mut buffer).await.unwrap_or(0);
+        let Some(typed) = buffer.get(..count).filter(|typed| !typed.is_empty()) else {
+            writer.eof();
+            return false;
+        };
+        let sent = if is_typed { escape.pass(typed) } else { Some(typed.to_vec()) };
+        let Some(sent) = sent else { return true };
+        if writer.data(Bytes::from(sent)).await.is_err() {
+            return false;
+        }
+    }
+}
+
+/// Writes what the node sends. The next piece is asked for when the last one is written, so a slow reader slows the node.
+async fn show_output(mut reader: ChannelReader) -> Result<Outcome> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let mut outcome = Outcome::Silent;
+    while let Some(event) = reader.recv().await {
+        let written = match event {
+            ChannelEvent::Data(data) => write(&mut stdout, &data).await,
+            ChannelEvent::Extended(_, data) => write(&mut stderr, &data).await,
+            ChannelEvent::Eof => Ok(()),
+            ChannelEvent::Request(asked) => {
+                match &asked.request {
+                    SessionRequest::ExitStatus(status) => {
+                        outcome = Outcome::Exit(u8::try_from(status & 0xff).unwrap_or(NO_STATUS));
+                    }
+                    SessionRequest::ExitSignal { signal, .. } => outcome = Outcome::Signal(signal.clone()),
+                    _ => {}
+                }
+                Ok(())
+            }
+        };
+        written.map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Error::Closed,
+            _ => Error::Local(format!("cannot write the output: {error}")),
+        })?;
+    }
+    Ok(outcome)
+}
+
+async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> std::io::Result<()> {
+    to.write_all(data).await?;
+    to.flush().await
+}
+
+fn lost(node: &Connection, what: &str) -> Error {
+    match node.close_reason() {
+        Some(reason) => Error::unavailable(format!("the session ended: {reason}")),
+        None => Error::unavailable(what),
+    }
+}
+
+/// Number of a signal on Linux.
+fn number(name: &str) -> Option<u8> {
+    const NAMES: [(&str, u8); 15] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+    ];
+    NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}

@@ -1,0 +1,38 @@
+//! `ssh` and `proxy ssh`.
+
+use std::io::IsTerminal;
+
+use mezite_client::session::{self, Request};
+use mezite_client::ssh_dial::{Dialer, Target};
+use mezite_client::{Result, stdio};
+
+use super::Context;
+use crate::args::Ssh;
+
+/// The answer is the remote exit status.
+pub(super) async fn run(context: &Context, args: Ssh) -> Result<u8> {
+    let profile = context.profile()?;
+    let target = Target::parse(&args.target, args.login.as_deref(), &profile)?;
+    let dialer = Dialer::new(&context.store, profile, context.trust()?)?;
+    let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+    let wanted = args.terminal || (command.is_none() && std::io::stdin().is_terminal());
+    let request = Request {
+        command,
+        terminal: wanted && !args.no_terminal,
+        term: context.places.term.clone(),
+        env: context.places.locale.clone(),
+    };
+    let node = dialer.node(&target).await?;
+    let status = session::run(&node.inner, request).await;
+    node.close().await;
+    status
+}
+
+pub(super) async fn proxy(context: &Context, target: &str) -> Result<()> {
+    let profile = context.profile()?;
+    let target = Target::of_proxy_command(target, &profile)?;
+    let dialer = Dialer::new(&context.store, profile, context.trust()?)?;
+    // The connection lives as long as the channel is carried.
+    let (_proxy, channel) = dialer.channel(&target).await?;
+    stdio::join(channel).await
+}
