@@ -40,6 +40,17 @@ impl HostKeys {
         Ok(Self { ssh: Arc::new(ssh), tls })
     }
 
+    /// Reads keys back: the SSH key in OpenSSH's form, the TLS key as PKCS #8 PEM.
+    ///
+    /// # Errors
+    /// Which of the two cannot be read.
+    pub fn from_text(ssh: &str, tls_pem: &str) -> Result<Self, HostError> {
+        let ssh =
+            PrivateKey::from_openssh(ssh).map_err(|e| HostError(format!("the SSH host key cannot be read: {e}")))?;
+        let tls = TlsKey::from_pem(tls_pem).map_err(|e| HostError(format!("the TLS key cannot be read: {e}")))?;
+        Ok(Self { ssh: Arc::new(ssh), tls })
+    }
+
     /// The same SSH key with a fresh TLS key, for a renewal.
     ///
     /// # Errors
@@ -106,7 +117,11 @@ impl HostIdentity {
     ///
     /// # Errors
     /// Auth's refusal, or `Internal` when its answer cannot be used.
-    pub async fn request(mut auth: AuthClient<Channel>, keys: Arc<HostKeys>, wanted: HostRequest) -> Result<Self, Status> {
+    pub async fn request(
+        mut auth: AuthClient<Channel>,
+        keys: Arc<HostKeys>,
+        wanted: HostRequest,
+    ) -> Result<Self, Status> {
         let HostRequest { token, role, name, addresses } = wanted;
         let request = v1::GenerateHostCertsRequest {
             token,
@@ -117,7 +132,8 @@ impl HostIdentity {
             addresses,
         };
         let reply = auth.generate_host_certs(request).await?.into_inner();
-        Self::from_reply(keys, reply).map_err(|e| Status::internal(format!("the auth service's answer cannot be used: {e}")))
+        Self::from_reply(keys, reply)
+            .map_err(|e| Status::internal(format!("the auth service's answer cannot be used: {e}")))
     }
 
     /// Puts keys and Auth's answer together.
@@ -162,6 +178,10 @@ impl HostIdentity {
 
     /// Seconds from `now` until two thirds of the certificates' life of `life` seconds are over (at least 1).
     pub fn renew_in(&self, now_unix: u64, life: u64) -> u64 {
-        u64::try_from(self.valid_before_unix).unwrap_or_default().saturating_sub(life / 3).saturating_sub(now_unix).max(1)
+        u64::try_from(self.valid_before_unix)
+            .unwrap_or_default()
+            .saturating_sub(life / 3)
+            .saturating_sub(now_unix)
+            .max(1)
     }
 }

@@ -48,7 +48,9 @@ impl Trust {
         let keys = |lines: &[String]| {
             lines
                 .iter()
-                .map(|line| PublicKey::from_openssh(line).map(|(key, _)| key).map_err(|e| format!("authority key: {e}")))
+                .map(|line| {
+                    PublicKey::from_openssh(line).map(|(key, _)| key).map_err(|e| format!("authority key: {e}"))
+                })
                 .collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {

@@ -164,6 +164,11 @@ impl Certificate {
         lookup(&self.extensions, name).map(str::to_owned)
     }
 
+    /// The extensions whose values are text, which is all of them in a certificate that was parsed.
+    pub fn extension_texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.extensions.iter().filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value).ok()?)))
+    }
+
     /// The fingerprint of the key it certifies, as of [`PublicKey::fingerprint`].
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -263,6 +268,23 @@ pub enum CertError {
     /// The system gives no randomness for the nonce.
     #[error("cannot make a nonce for the certificate")]
     Nonce,
+}
+
+impl CertError {
+    /// True when a trusted authority signed the certificate and it is refused for what it says or for the time: its holder
+    /// may be told why. Anybody else is told nothing.
+    pub const fn is_from_known_authority(&self) -> bool {
+        matches!(
+            self,
+            Self::Expired { .. }
+                | Self::NotYetValid { .. }
+                | Self::NeverExpires
+                | Self::NoPrincipals
+                | Self::PrincipalMismatch(_)
+                | Self::UnknownCriticalOption(_)
+                | Self::SourceAddress
+        )
+    }
 }
 
 /// Shows unix seconds as a UTC date and time.

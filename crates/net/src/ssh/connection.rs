@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use mezite_ssh::{CloseReason, Connection as Engine, DisconnectReason, Event as Raised, channel::OpenFailure, key::PublicKey};
+use mezite_ssh::{
+    CloseReason, Connection as Engine, DisconnectReason, Event as Raised, channel::OpenFailure, key::PublicKey,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,

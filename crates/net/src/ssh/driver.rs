@@ -116,9 +116,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Takes the engine's output; false if there is none.
     fn fetch(&mut self) -> bool {
         let spare = std::mem::take(&mut self.output);
-        self.output = self.shared.with(|state| {
-            if state.engine.has_output() { state.engine.take_output(spare) } else { spare }
-        });
+        self.output =
+            self.shared.with(|state| if state.engine.has_output() { state.engine.take_output(spare) } else { spare });
         self.peak_out = self.peak_out.max(self.output.len());
         !self.output.is_empty()
     }

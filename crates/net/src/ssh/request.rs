@@ -42,7 +42,9 @@ pub(super) fn event(live: &Arc<Live>, raised: Raised) -> Result<Event, Challenge
             verdict: Verdict(Some(live)),
         }),
         Raised::Authenticated { user } => Event::Authenticated { user },
-        Raised::Open { channel, open } => Event::Channel(ChannelRequest { open, offer: Offer { live, id: channel, answered: false } }),
+        Raised::Open { channel, open } => {
+            Event::Channel(ChannelRequest { open, offer: Offer { live, id: channel, answered: false } })
+        }
         Raised::Global { token, name, data } => {
             Event::Global(GlobalRequest { name, data, owed: Owed(token.map(|token| (live, token))) })
         }

@@ -161,7 +161,11 @@ impl State {
     }
 
     /// Asks for a channel and keeps a place for who waits on it.
-    pub(super) fn open(&mut self, open: ChannelOpen, opened: oneshot::Sender<Result<(), OpenError>>) -> Option<ChannelId> {
+    pub(super) fn open(
+        &mut self,
+        open: ChannelOpen,
+        opened: oneshot::Sender<Result<(), OpenError>>,
+    ) -> Option<ChannelId> {
         let id = self.engine.open(open)?;
         self.slots.insert(id, Slot { opened: Some(opened), ..Slot::default() });
         Some(id)

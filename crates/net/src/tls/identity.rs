@@ -123,4 +123,16 @@ impl TlsKey {
         let private = pair.to_pkcs8v1().map_err(failed)?;
         Ok(Self { private: PrivatePkcs8KeyDer::from(private.as_ref().to_vec()), public: public.as_ref().to_vec() })
     }
+
+    /// Reads a key back from PKCS #8 PEM.
+    ///
+    /// # Errors
+    /// When the text is not such a key.
+    pub fn from_pem(text: &str) -> Result<Self, TlsError> {
+        let private = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| TlsError::NoKey)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, private.secret_pkcs8_der());
+        let pair = pair.map_err(|_| TlsError::NoKey)?;
+        let public = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).map_err(|_| TlsError::NoKey)?;
+        Ok(Self { private, public: public.as_ref().to_vec() })
+    }
 }

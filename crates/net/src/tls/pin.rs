@@ -30,6 +30,14 @@ impl Pin {
         let hash = digest(&SHA256, parsed.tbs_certificate.subject_pki.raw);
         hash.as_ref().try_into().map(Self).map_err(|_| TlsError::Certificate)
     }
+
+    /// The pins of every certificate in a PEM text.
+    ///
+    /// # Errors
+    /// When the text holds none, or one cannot be read.
+    pub fn all_of_pem(text: &str) -> Result<Vec<Self>, TlsError> {
+        super::identity::certificates_from_pem(text)?.iter().map(Self::of_cert).collect()
+    }
 }
 
 impl fmt::Display for Pin {
