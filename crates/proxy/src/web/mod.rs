@@ -1,0 +1,69 @@
+//! The REST API under `/v1/webapi/` on :3080.
+//!
+//! Every route hands the caller's credential to Auth, which decides; nothing is decided here but that users and roles are for
+//! administrators (F504). `tests.rs` has a table of every
+//! route with who may call it, and calls each as nobody.
+
+mod credential;
+mod error;
+mod lists;
+mod login;
+mod openapi;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use mezite_proto::v1::auth_client::AuthClient;
+use tonic::transport::Channel;
+
+pub(crate) use error::{ApiError, ErrorBody};
+
+/// The largest request body, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What the handlers need.
+#[derive(Debug, Clone)]
+pub(crate) struct Web {
+    /// Auth, over the proxy's own mutual TLS.
+    pub(crate) auth: AuthClient<Channel>,
+    /// What clients are told about this cluster.
+    pub(crate) about: Arc<About>,
+}
+
+/// Addresses that clients dial, `host:port`.
+#[derive(Debug)]
+pub(crate) struct About {
+    /// The cluster's name.
+    pub(crate) cluster_name: String,
+    /// The SSH front door.
+    pub(crate) ssh_addr: String,
+    /// Where agents dial.
+    pub(crate) tunnel_addr: String,
+}
+
+/// The whole REST API.
+pub(crate) fn router(web: Web) -> Router {
+    Router::new()
+        .route("/v1/webapi/ping", get(login::ping))
+        .route("/v1/webapi/login", post(login::login))
+        .route("/v1/webapi/invite", post(login::redeem_invite))
+        .route("/v1/webapi/logout", post(login::logout))
+        .route("/v1/webapi/whoami", get(login::who_am_i))
+        .route("/v1/webapi/certs", post(login::issue_certs))
+        .route("/v1/webapi/password", post(login::change_password))
+        .route("/v1/webapi/nodes", get(lists::nodes))
+        .route("/v1/webapi/sessions", get(lists::sessions))
+        .route("/v1/webapi/sessions/{id}/recording", get(lists::recording))
+        .route("/v1/webapi/users", get(lists::users))
+        .route("/v1/webapi/roles", get(lists::roles))
+        .route("/v1/webapi/audit", get(lists::audit))
+        .route("/v1/webapi/openapi.json", get(openapi::serve))
+        .fallback(|| async { ApiError::no_route() })
+        .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(web)
+}
