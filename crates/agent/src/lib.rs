@@ -1,1 +1,209 @@
-//! placeholder
+//! The agent of a node: it joins the cluster, keeps one tunnel to the proxy, and is the node's sshd.
+//!
+//! # Invariants
+//! - It opens no listening port; every connection comes through the tunnel that it dialed.
+//! - The final word on an access is said here, with roles and locks that came from Auth over the agent's own mutual TLS. What
+//!   the proxy grants can only narrow it.
+//! - A session starts only after its recorder is open and its start is on disk; output is recorded before it is sent.
+//! - A session ends within a moment when a lock, a role or an administrator says so, with a reason that its user sees.
+//!
+//! Deliberately absent: the hub's database, certificate authorities, and running programs in this process: that is the
+//! session starter's, one process per session.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod join;
+mod outbox;
+mod place;
+mod ssh;
+mod tunnel;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mezite_core::audit::Event;
+use mezite_net::backoff::Backoff;
+use mezite_net::dial::Dialer;
+use mezite_net::host::HostIdentity;
+use mezite_net::tls::{self, ALPN_H2, LiveRoots, PeerRole, Trust};
+use mezite_net::watch::Cluster;
+use mezite_proto::v1;
+use mezite_proto::v1::auth_client::AuthClient;
+use mezite_record::{Spool, Uploader};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+pub use config::{AgentConfig, ConfigError, RecordingMode};
+pub use join::JoinError;
+pub use place::PlaceError;
+
+use join::Member;
+use outbox::Outbox;
+use place::Place;
+
+/// How long running sessions may go on after a stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What every connection of an agent shares.
+#[derive(Debug)]
+struct Agent {
+    node_id: String,
+    node_name: String,
+    cluster_name: String,
+    /// The program that starts sessions.
+    starter: PathBuf,
+    identity: watch::Receiver<Arc<HostIdentity>>,
+    cluster: Cluster,
+    auth: AuthClient<Channel>,
+    recording_mode: RecordingMode,
+    spool: Arc<Spool>,
+    outbox: Arc<Outbox>,
+    live: Arc<AtomicU32>,
+}
+
+/// Counts a session while it lives.
+struct Counted(Arc<AtomicU32>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Agent {
+    fn count_session(&self) -> Counted {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(&self.live))
+    }
+
+    /// Tells Auth of a refusal. Nothing privileged follows from it, so it does not wait.
+    fn report(&self, event: Event) {
+        let mut auth = self.auth.clone();
+        tokio::spawn(async move {
+            let Ok(json) = serde_json::to_vec(&event) else { return };
+            if let Err(status) = auth.emit_audit_events(v1::EmitAuditEventsRequest { events: vec![json] }).await {
+                tracing::error!(error = status.message(), "a refusal could not be reported");
+            }
+        });
+    }
+}
+
+/// Why an agent ends.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not join.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Its files cannot be used.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The spool or the outbox cannot be used.
+    #[error("the agent's data directory cannot be used: {0}")]
+    Storage(#[from] std::io::Error),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The proxy's address cannot be used.
+    #[error("MEZITE_PROXY_ADDR: {0}")]
+    Proxy(#[from] mezite_net::dial::DialError),
+}
+
+/// Runs an agent until `stop`. `starter` is the program that starts sessions; `ready` is called once, when the node has joined.
+///
+/// # Errors
+/// [`RunError`] when it cannot start; once it runs it comes back from every break by itself.
+pub async fn run(
+    config: AgentConfig,
+    starter: PathBuf,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), RunError> {
+    let place = Place::open(&config.data_dir)?;
+    let spool = Spool::open(&config.data_dir)?;
+    let outbox = Outbox::open(place.outbox())?;
+    let Some(member) = join_patiently(&config, &place, &stop).await? else { return Ok(()) };
+    let Member { identity, tls: own_tls, roots, auth } = member;
+    let proxy = proxy_dialer(&config, Arc::clone(&roots), Arc::clone(&own_tls))?;
+    let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "trust", "termination"], stop.clone());
+    let (renewed, current) = watch::channel(Arc::new(identity));
+    let first = Arc::clone(&current.borrow());
+    let live = Arc::new(AtomicU32::new(0));
+    let agent = Arc::new(Agent {
+        node_id: first.host_id.clone(),
+        node_name: config.node_name.clone(),
+        cluster_name: first.cluster_name.clone(),
+        starter,
+        identity: current,
+        cluster: cluster.clone(),
+        auth: auth.clone(),
+        recording_mode: config.recording_mode,
+        spool: Arc::clone(&spool),
+        outbox: Arc::clone(&outbox),
+        live: Arc::clone(&live),
+    });
+    ready();
+    let uploader = Uploader::new(spool, auth.clone());
+    tokio::spawn(uploader.run(stop.clone().cancelled_owned()));
+    tokio::spawn(outbox.deliver(auth.clone(), stop.clone()));
+    tokio::spawn(keep_trust(cluster, roots));
+    tokio::spawn(join::heartbeat(auth.clone(), move || live.load(Ordering::Relaxed), stop.clone()));
+    tokio::spawn(join::keep_certificates(place, config.node_name.clone(), auth, own_tls, renewed, stop.clone()));
+    tunnel::run(Arc::clone(&agent), proxy, stop).await;
+    // Sessions that end now still write their recording and their end.
+    let drained = async {
+        while agent.live.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, drained).await;
+    Ok(())
+}
+
+/// Tries until it has joined, is refused, or is stopped. A hub that is away is waited for.
+async fn join_patiently(
+    config: &AgentConfig,
+    place: &Place,
+    stop: &CancellationToken,
+) -> Result<Option<Member>, RunError> {
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    loop {
+        match join::join(config, place).await {
+            Ok(member) => return Ok(Some(member)),
+            Err(error) if error.is_temporary() => tracing::warn!(%error, "cannot join yet; trying again"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next(None)) => {}
+        }
+    }
+}
+
+fn proxy_dialer(config: &AgentConfig, roots: Arc<LiveRoots>, own: Arc<tls::LiveIdentity>) -> Result<Dialer, RunError> {
+    let inner = tls::client_config(Trust::Roots(roots, Some(PeerRole::Proxy)), Some(own), ALPN_H2, true)?;
+    let dialer = Dialer::new(vec![config.proxy_addr.clone()], inner)?;
+    if !config.tls_wrap {
+        return Ok(dialer);
+    }
+    let outer = Trust::System { extra_pem: config.outer_roots_pem.clone() };
+    Ok(dialer.wrapped_in(tls::client_config(outer, None, ALPN_H2, false)?))
+}
+
+/// Follows the cluster's roots.
+async fn keep_trust(mut cluster: Cluster, roots: Arc<LiveRoots>) {
+    let mut pem = String::new();
+    loop {
+        cluster.changed().await;
+        let Some(view) = cluster.last() else { continue };
+        if view.trust.tls_ca_pem != pem {
+            pem.clone_from(&view.trust.tls_ca_pem);
+            if let Err(error) = roots.replace(&pem) {
+                tracing::error!(%error, "the cluster's TLS roots cannot be used");
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A session's processes as the agent holds them: the starter's control socket and the leader's terminal or pipes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Child;
+
+use mezite_session::{Control, Decoder, Message, Running, SessionSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+/// The leader stands; it runs after [`Leader::go`].
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) messages: Messages,
+    pub(super) control: ControlWriter,
+    pub(super) streams: Streams,
+    pub(super) starter: Child,
+}
+
+/// Where the leader's bytes go in and out.
+#[derive(Debug)]
+pub(super) enum Streams {
+    /// One terminal; the second handle is for its size and modes.
+    Terminal { output: Receiver, input: Sender, size: OwnedFd },
+    /// Three pipes.
+    Pipes { input: Sender, output: Receiver, errors: Receiver },
+}
+
+/// What the starter says.
+#[derive(Debug)]
+pub(super) struct Messages {
+    socket: OwnedReadHalf,
+    decoder: Decoder<Message>,
+}
+
+/// What the starter is told.
+#[derive(Debug)]
+pub(super) struct ControlWriter(OwnedWriteHalf);
+
+/// How the leader ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Exit {
+    Code(u8),
+    Signal {
+        name: String,
+        core: bool,
+    },
+    /// The starter died without a word.
+    Unknown,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "{code}"),
+            Self::Signal { name, .. } => write!(f, "SIG{name}"),
+            Self::Unknown => Ok(()),
+        }
+    }
+}
+
+impl Leader {
+    /// Makes the session's processes; nothing of the user runs yet.
+    ///
+    /// # Errors
+    /// A sentence for the user: why the login is not possible on this node, or what failed.
+    pub(super) async fn spawn(starter: &Path, spec: SessionSpec) -> Result<Self, String> {
+        let exe = starter.to_path_buf();
+        let running = tokio::task::spawn_blocking(move || mezite_session::spawn(&spec, &exe));
+        let running = running.await.map_err(io::Error::other).and_then(|spawned| spawned);
+        let mut leader = running.and_then(Self::new).map_err(|e| format!("the session cannot be started: {e}"))?;
+        match leader.messages.next().await {
+            Some(Message::Started { .. }) => Ok(leader),
+            Some(Message::Denied { reason }) => Err(reason),
+            _ => Err("the session starter ended early; the agent's log may say why".to_owned()),
+        }
+    }
+
+    fn new(running: Running) -> io::Result<Self> {
+        let Running { control, pty_master, stdin, stdout, stderr, starter } = running;
+        let (read, write) = UnixStream::from_std(control)?.into_split();
+        let streams = match (pty_master, stdin, stdout, stderr) {
+            (Some(master), ..) => Streams::Terminal {
+                // A terminal is no pipe, but to be read, written and waited for it is like one.
+                output: Receiver::from_owned_fd_unchecked(master.try_clone()?)?,
+                input: Sender::from_owned_fd_unchecked(master.try_clone()?)?,
+                size: master,
+            },
+            (None, Some(stdin), Some(stdout), Some(stderr)) => Streams::Pipes {
+                input: Sender::from_owned_fd_unchecked(stdin)?,
+                output: Receiver::from_owned_fd_unchecked(stdout)?,
+                errors: Receiver::from_owned_fd_unchecked(stderr)?,
+            },
+            _ => return Err(io::Error::other("the session has neither a terminal nor pipes")),
+        };
+        let messages = Messages { socket: read, decoder: Decoder::messages() };
+        Ok(Self { messages, control: ControlWriter(write), streams, starter })
+    }
+
+    /// Lets the leader run.
+    pub(super) async fn go(&mut self) -> Result<(), String> {
+        self.control.send(&Control::Go).await.map_err(|e| format!("the session starter is gone: {e}"))
+    }
+}
+
+impl Messages {
+    async fn next(&mut self) -> Option<Message> {
+        let mut buffer = [0; 1024];
+        loop {
+            match self.decoder.next_value() {
+                Ok(Some(message)) => return Some(message),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the session starter is not understood");
+                    return None;
+                }
+            }
+            match self.socket.read(&mut buffer).await {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.decoder.push(buffer.get(..n).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Waits for the leader's end.
+    pub(super) async fn exit(&mut self) -> Exit {
+        match self.next().await {
+            Some(Message::Exit { code }) => Exit::Code(code),
+            Some(Message::Signal { name, core }) => Exit::Signal { name, core },
+            _ => Exit::Unknown,
+        }
+    }
+
+    /// Waits until the starter is gone.
+    pub(super) async fn end(&mut self) {
+        while self.next().await.is_some() {}
+    }
+}
+
+impl ControlWriter {
+    pub(super) async fn send(&mut self, control: &Control) -> io::Result<()> {
+        self.0.write_all(&control.to_line()).await
+    }
+}
+
+/// Sets the size of a terminal; a terminal that is gone needs none.
+pub(super) fn resize(terminal: &OwnedFd, cols: u32, rows: u32, width_px: u32, height_px: u32) {
+    let _ = mezite_session::resize(terminal.as_fd(), cols, rows, width_px, height_px);
+}

@@ -1,0 +1,312 @@
+//! The bytes of a running session: from the client to the leader, and from the leader through the recorder to the client.
+//!
+//! Output is recorded before it is sent. Nothing is queued here: a client that does not read stops the program, as a terminal
+//! does.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mezite_net::ssh::{ChannelEvent, ChannelReader, ChannelReq, ChannelWriter, SessionRequest};
+use mezite_record::{ExecStream, RecordError, Recorder};
+use mezite_session::Control;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::ssh::leader::{ControlWriter, Exit, Leader, Messages, Streams, resize};
+use crate::ssh::session::Verdict;
+
+/// Bytes read at once.
+const READ: usize = 32 * 1024;
+/// How long a farewell may wait for the client's window.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the starter may take to end every process.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`.
+    pub(super) reason: &'static str,
+    pub(super) exit: Exit,
+    /// The client is told this, and the connection ends.
+    pub(super) farewell: Option<String>,
+}
+
+impl Ended {
+    /// A session that did not come about.
+    pub(super) fn failed() -> Self {
+        Self { reason: "exit", exit: Exit::Unknown, farewell: None }
+    }
+}
+
+/// Why output stopped before its end.
+enum Stopped {
+    /// The client is gone.
+    Client,
+    /// The recorder failed: no unrecorded byte leaves.
+    Recorder(RecordError),
+}
+
+/// Pumps a session to its end and closes its recording.
+pub(super) async fn run(
+    leader: Leader,
+    recorder: Option<Recorder>,
+    record_input: bool,
+    reader: ChannelReader,
+    writer: ChannelWriter,
+    verdict: impl Future<Output = Verdict>,
+) -> Ended {
+    let Leader { mut messages, mut control, streams, starter } = leader;
+    let ended =
+        pump(&mut messages, &mut control, streams, recorder.as_ref(), record_input, reader, &writer, verdict).await;
+    // Closing the control socket ends the starter, and with it what is left of a session that did not end by itself.
+    drop(control);
+    let _ = timeout(TERMINATE_TIMEOUT, messages.end()).await;
+    drop(messages);
+    reap(starter);
+    if let Some(recorder) = recorder
+        && let Err(error) = recorder.finish().await
+    {
+        tracing::error!(%error, "a recording could not be closed");
+    }
+    ended
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one session, borrowed apart")]
+async fn pump(
+    messages: &mut Messages,
+    control: &mut ControlWriter,
+    streams: Streams,
+    recorder: Option<&Recorder>,
+    record_input: bool,
+    reader: ChannelReader,
+    writer: &ChannelWriter,
+    verdict: impl Future<Output = Verdict>,
+) -> Ended {
+    let leader_gone = CancellationToken::new();
+    let (commands, mut queue) = tokio::sync::mpsc::channel(4);
+    let (input, size, output) = split(streams);
+    let outputs = send_outputs(output, recorder, writer, &leader_gone);
+    let typed = recorder.filter(|_| record_input);
+    let inputs = take_inputs(reader, input, size, recorder, typed, commands);
+    tokio::pin!(outputs, inputs, verdict);
+    let (mut exit, mut drained, mut client_gone) = (None, false, false);
+    loop {
+        tokio::select! {
+            stopped = &mut outputs, if !drained => match stopped {
+                Ok(()) => drained = true,
+                Err(Stopped::Client) => return Ended { reason: "disconnect", exit: Exit::Unknown, farewell: None },
+                Err(Stopped::Recorder(error)) => return unrecorded(control, messages, writer, &error).await,
+            },
+            left = messages.exit(), if exit.is_none() => {
+                exit = Some(left);
+                leader_gone.cancel();
+            }
+            Some(command) = queue.recv() => {
+                // A starter that is gone says so on its own socket.
+                let _ = control.send(&command).await;
+            }
+            () = &mut inputs, if !client_gone => {
+                client_gone = true;
+                if exit.is_none() || !drained {
+                    return Ended { reason: "disconnect", exit: exit.unwrap_or(Exit::Unknown), farewell: None };
+                }
+            }
+            error = failed(recorder), if recorder.is_some() => return unrecorded(control, messages, writer, &error).await,
+            verdict = &mut verdict => {
+                let Verdict { reason, message } = verdict;
+                let exit = terminate(control, messages, writer, &message).await;
+                return Ended { reason, exit, farewell: Some(message) };
+            }
+        }
+        if drained && let Some(exit) = exit.take() {
+            return Ended { reason: "exit", exit, farewell: None };
+        }
+    }
+}
+
+async fn failed(recorder: Option<&Recorder>) -> RecordError {
+    match recorder {
+        Some(recorder) => recorder.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Recording failed, so the session ends: no unrecorded byte leaves.
+async fn unrecorded(
+    control: &mut ControlWriter,
+    messages: &mut Messages,
+    writer: &ChannelWriter,
+    error: &RecordError,
+) -> Ended {
+    tracing::error!(%error, "the recording failed; the session is ended");
+    let message = format!("this session can no longer be recorded, so it ends: {error}");
+    let exit = terminate(control, messages, writer, &message).await;
+    Ended { reason: "recording", exit, farewell: Some(message) }
+}
+
+/// Tells the user why, and ends every process of the session.
+async fn terminate(
+    control: &mut ControlWriter,
+    messages: &mut Messages,
+    writer: &ChannelWriter,
+    message: &str,
+) -> Exit {
+    let asked = control.send(&Control::Terminate).await;
+    let text = Bytes::from(format!("\r\nmezite: {message}\r\n"));
+    let _ = timeout(FAREWELL_TIMEOUT, writer.extended(1, text)).await;
+    if asked.is_err() {
+        return Exit::Unknown;
+    }
+    timeout(TERMINATE_TIMEOUT, messages.exit()).await.unwrap_or(Exit::Unknown)
+}
+
+/// The starter ends with its socket; somebody has to take its status.
+fn reap(mut starter: std::process::Child) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = starter.wait() {
+            tracing::debug!(%error, "a session starter cannot be waited for");
+        }
+    });
+}
+
+enum Output {
+    Terminal(Receiver),
+    Pipes { output: Receiver, errors: Receiver },
+}
+
+fn split(streams: Streams) -> (Sender, Option<OwnedFd>, Output) {
+    match streams {
+        Streams::Terminal { output, input, size } => (input, Some(size), Output::Terminal(output)),
+        Streams::Pipes { input, output, errors } => (input, None, Output::Pipes { output, errors }),
+    }
+}
+
+async fn send_outputs(
+    output: Output,
+    recorder: Option<&Recorder>,
+    writer: &ChannelWriter,
+    leader_gone: &CancellationToken,
+) -> Result<(), Stopped> {
+    match output {
+        Output::Terminal(master) => {
+            // A program in the background may hold the terminal for ever: what is there when the leader is gone is the end.
+            send(&master, ExecStream::Stdout, recorder, writer, Some(leader_gone)).await
+        }
+        Output::Pipes { output, errors } => {
+            let output = send(&output, ExecStream::Stdout, recorder, writer, None);
+            let errors = send(&errors, ExecStream::Stderr, recorder, writer, None);
+            tokio::try_join!(output, errors).map(|_| ())
+        }
+    }
+}
+
+/// Reads to the end, or with `until` to the moment when nothing is there.
+async fn send(
+    from: &Receiver,
+    stream: ExecStream,
+    recorder: Option<&Recorder>,
+    writer: &ChannelWriter,
+    until: Option<&CancellationToken>,
+) -> Result<(), Stopped> {
+    let mut buffer = BytesMut::new();
+    let mut last = false;
+    loop {
+        buffer.reserve(READ);
+        match from.try_read_buf(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                let data = buffer.split().freeze();
+                if let Some(recorder) = recorder {
+                    recorder.stream(stream, data.clone()).await.map_err(Stopped::Recorder)?;
+                }
+                let sent = match stream {
+                    ExecStream::Stdout => writer.data(data).await,
+                    ExecStream::Stderr => writer.extended(1, data).await,
+                };
+                sent.map_err(|_| Stopped::Client)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if last {
+                    return Ok(());
+                }
+                // An idle session holds no buffer.
+                buffer = BytesMut::new();
+                let gone = async {
+                    match until {
+                        Some(token) => token.cancelled().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    ready = from.readable() => if ready.is_err() { return Ok(()) },
+                    () = gone => last = true,
+                }
+            }
+            // A terminal without a program says EIO.
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// Takes what the client sends until it closes the channel.
+async fn take_inputs(
+    mut reader: ChannelReader,
+    input: Sender,
+    size: Option<OwnedFd>,
+    recorder: Option<&Recorder>,
+    typed: Option<&Recorder>,
+    commands: tokio::sync::mpsc::Sender<Control>,
+) {
+    let mut input = Some(input);
+    while let Some(event) = reader.recv().await {
+        match event {
+            ChannelEvent::Data(data) => {
+                let echoed = || size.as_ref().is_none_or(|size| mezite_session::echoes(size).unwrap_or(false));
+                if let Some(typed) = typed
+                    && echoed()
+                {
+                    // A recorder that failed ends the session by itself.
+                    let _ = typed.input(data.clone()).await;
+                }
+                let Some(to_leader) = &mut input else { continue };
+                if to_leader.write_all(&data).await.is_err() {
+                    // The program closed its input; the client may go on.
+                    input = None;
+                }
+            }
+            // EOF closes the program's input. A terminal has no half-close.
+            ChannelEvent::Eof if size.is_none() => input = None,
+            ChannelEvent::Request(request) => requested(request, size.as_ref(), recorder, &commands).await,
+            ChannelEvent::Eof | ChannelEvent::Extended(..) => {}
+        }
+    }
+}
+
+async fn requested(
+    request: ChannelReq,
+    size: Option<&OwnedFd>,
+    recorder: Option<&Recorder>,
+    commands: &tokio::sync::mpsc::Sender<Control>,
+) {
+    let done = match &request.request {
+        SessionRequest::WindowChange { cols, rows, width_px, height_px } => match size {
+            Some(terminal) => {
+                resize(terminal, *cols, *rows, *width_px, *height_px);
+                if let Some(recorder) = recorder {
+                    let cells = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+                    let _ = recorder.resize(cells(*cols), cells(*rows)).await;
+                }
+                true
+            }
+            None => false,
+        },
+        SessionRequest::Signal(name) => commands.send(Control::Signal(name.clone())).await.is_ok(),
+        _ => false,
+    };
+    request.reply(done);
+}

@@ -1,0 +1,305 @@
+//! One session: a shell, a command or a subsystem on one channel.
+//!
+//! Order: the recorder opens, Auth is told (`session.start`), the starter makes the session, and only then is it told to run.
+//! While Auth is away the start is kept in the outbox, and a session goes on recording to this node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mezite_core::kind::role::RecordExec;
+use mezite_core::text::escape_control;
+use mezite_net::clock;
+use mezite_net::ssh::{
+    Channel, ChannelEvent, ChannelReader, ChannelReq, ChannelWriter, Connection, DisconnectReason, SessionRequest,
+};
+use mezite_proto::v1;
+use mezite_proto::v1::control_up::Message as Up;
+use mezite_record::{Content, ExecPolicy, Metadata, Mode, Recorder, exec_policy};
+use mezite_session::{Command, SessionSpec};
+use tokio::time::timeout;
+
+use crate::config::RecordingMode;
+use crate::ssh::command::{Prepared, Step, describe};
+use crate::ssh::leader::{Exit, Leader};
+use crate::ssh::pump::{self, Ended};
+use crate::ssh::{Admitted, authenticate};
+use crate::tunnel::up;
+
+/// How long Auth may take to note the start of a session before the session starts without it.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
+/// The exit status of a failure of ours, as ssh has it.
+const OURS: u32 = 255;
+
+/// Serves a session channel to its end.
+pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel: Channel) {
+    let (mut reader, writer) = channel.split();
+    let mut prepared = Prepared::default();
+    let Some((command, request)) = prepare(&admitted, &mut reader, &mut prepared).await else { return };
+    let session = Session::new(Arc::clone(&admitted), &command, prepared.pty.is_some());
+    match session.start(command, prepared).await {
+        Ok((leader, recorder)) => {
+            request.reply(true);
+            session.live(leader, recorder, reader, writer, connection).await;
+        }
+        Err(reason) => {
+            tracing::warn!(session_id = session.info.session_id, reason, "a session could not start");
+            request.reply(true);
+            let text = format!("mezite: {}\r\n", escape_control(&reason));
+            let _ = writer.extended(1, text.into()).await;
+            let status = SessionRequest::ExitStatus(OURS);
+            writer.notify(status.name(), status.payload());
+            writer.eof();
+            writer.close();
+        }
+    }
+}
+
+/// Answers requests until one says what to run.
+async fn prepare(
+    admitted: &Admitted,
+    reader: &mut ChannelReader,
+    prepared: &mut Prepared,
+) -> Option<(Command, ChannelReq)> {
+    while let Some(event) = reader.recv().await {
+        let ChannelEvent::Request(request) = event else { continue };
+        match prepared.take(request.request.clone(), &admitted.permit) {
+            Step::Answer(answer) => request.reply(answer),
+            Step::Refuse(reason) => {
+                tracing::info!(user = admitted.identity.user, reason, "a session request was refused");
+                request.reply(false);
+            }
+            Step::Run(command) => return Some((command, request)),
+        }
+    }
+    None
+}
+
+struct Session {
+    admitted: Arc<Admitted>,
+    info: v1::SessionInfo,
+}
+
+impl Session {
+    fn new(admitted: Arc<Admitted>, command: &Command, pty: bool) -> Self {
+        let (kind, text) = describe(command);
+        let peer = &admitted.dial.grant.client_addr;
+        let client_ip = peer.parse::<std::net::SocketAddr>().map(|peer| peer.ip().to_string()).unwrap_or_default();
+        let info = v1::SessionInfo {
+            session_id: clock::uuid(),
+            kind: kind.to_owned(),
+            user: admitted.identity.user.clone(),
+            user_id: admitted.identity.user_id.clone(),
+            node_id: admitted.agent.node_id.clone(),
+            node_name: admitted.agent.node_name.clone(),
+            cluster_name: admitted.agent.cluster_name.clone(),
+            login: admitted.login.clone(),
+            command: text,
+            client_ip,
+            started_unix_ms: clock::now_unix_ms(),
+            recorded: admitted.permit.recording().on || admitted.dial.grant.record,
+            pty,
+            roles: admitted.permit.roles().to_vec(),
+            ..Default::default()
+        };
+        Self { admitted, info }
+    }
+
+    /// Opens the recorder, tells Auth, makes the session and lets it run.
+    async fn start(&self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
+        let agent = &self.admitted.agent;
+        agent.outbox.begin(&self.info).map_err(|e| format!("the session cannot be noted on this node: {e}"))?;
+        let started = self.start_noted(command, prepared).await;
+        if started.is_err() {
+            agent.outbox.forget(&self.info.session_id);
+        }
+        started
+    }
+
+    async fn start_noted(&self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
+        let recorder = self.recorder(&prepared).await?;
+        let spec = self.spec(command, prepared);
+        let (told, leader) = tokio::join!(self.tell_auth(), Leader::spawn(&self.admitted.agent.starter, spec));
+        let begun = match (told, leader) {
+            (Ok(()), Ok(mut leader)) => leader.go().await.map(|()| leader),
+            (Err(refused), _) => Err(refused),
+            (_, Err(failed)) => Err(failed),
+        };
+        match begun {
+            Ok(leader) => {
+                let session_id = self.info.session_id.clone();
+                let started = v1::SessionStarted { dial_id: self.admitted.dial.dial_id.clone(), session_id };
+                let _ = self.admitted.dial.control.try_send(up(Up::SessionStarted(started)));
+                Ok((leader, recorder))
+            }
+            Err(reason) => {
+                // Auth may know of a start that did not come about; it hears of the end at once.
+                self.end(&Ended::failed());
+                if let Some(recorder) = recorder {
+                    let _ = recorder.finish().await;
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// # Errors
+    /// Auth's refusal. Auth being away is none: the outbox tells it later.
+    async fn tell_auth(&self) -> Result<(), String> {
+        let request = v1::StartSessionRequest { session: Some(self.info.clone()) };
+        let mut auth = self.admitted.agent.auth.clone();
+        match timeout(START_TIMEOUT, auth.start_session(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) if is_refusal(status.code()) => Err(status.message().to_owned()),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(
+                    session_id = self.info.session_id,
+                    "the auth service is away; the start of the session is told later"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    async fn recorder(&self, prepared: &Prepared) -> Result<Option<Recorder>, String> {
+        if !self.info.recorded {
+            return Ok(None);
+        }
+        let agent = &self.admitted.agent;
+        let size = prepared.pty.as_ref().map(|pty| (cells(pty.cols), cells(pty.rows), pty.term.clone()));
+        let (width, height, term) = size.unwrap_or_default();
+        let metadata = Metadata {
+            session_id: self.info.session_id.clone(),
+            kind: self.info.kind.clone(),
+            cluster: self.info.cluster_name.clone(),
+            user: self.info.user.clone(),
+            user_id: self.info.user_id.clone(),
+            node_id: self.info.node_id.clone(),
+            node_name: self.info.node_name.clone(),
+            login: self.info.login.clone(),
+            command: self.info.command.clone(),
+            client_ip: self.info.client_ip.clone(),
+            started_unix_ms: self.info.started_unix_ms,
+            width,
+            height,
+            term,
+        };
+        let content = match (self.info.pty, self.admitted.permit.recording().exec) {
+            (true, _) => Content::Terminal,
+            (false, RecordExec::Full) => Content::Exec(ExecPolicy::Full),
+            (false, _) if self.info.kind == "subsystem" => Content::Exec(ExecPolicy::Metadata),
+            (false, _) => Content::Exec(exec_policy(&self.info.command)),
+        };
+        let mode = match agent.recording_mode {
+            RecordingMode::Node => Mode::Node,
+            RecordingMode::NodeSync => Mode::NodeSync(Box::new(agent.auth.clone())),
+        };
+        let recorder = Recorder::open(Arc::clone(&agent.spool), mode, content, metadata).await;
+        recorder.map(Some).map_err(|e| format!("the session cannot be recorded, so it is refused: {e}"))
+    }
+
+    fn spec(&self, command: Command, prepared: Prepared) -> SessionSpec {
+        let peer = self.admitted.dial.grant.client_addr.parse::<std::net::SocketAddr>().ok();
+        let Prepared { pty, mut env } = prepared;
+        env.push(("MEZITE_SESSION_ID".to_owned(), self.info.session_id.clone()));
+        SessionSpec {
+            session_id: self.info.session_id.clone(),
+            login: self.info.login.clone(),
+            command,
+            pty,
+            env,
+            ssh_client: peer.map(|p| format!("{} {} 22", p.ip(), p.port())).unwrap_or_default(),
+            ssh_connection: peer.map(|p| format!("{} {} 127.0.0.1 22", p.ip(), p.port())).unwrap_or_default(),
+            motd: true,
+            cgroup: None,
+        }
+    }
+
+    /// The session runs: bytes are pumped until it ends by itself, by the client, or by a decision.
+    async fn live(
+        &self,
+        leader: Leader,
+        recorder: Option<Recorder>,
+        reader: ChannelReader,
+        writer: ChannelWriter,
+        connection: Connection,
+    ) {
+        let agent = &self.admitted.agent;
+        let _counted = agent.count_session();
+        let record_input = self.admitted.permit.recording().input;
+        let ended = pump::run(leader, recorder, record_input, reader, writer.clone(), self.verdict()).await;
+        // The end is on disk before the client hears of it, so that it is told to Auth whatever happens.
+        self.end(&ended);
+        let notify = |request: SessionRequest| writer.notify(request.name(), request.payload());
+        match ended.exit {
+            Exit::Code(code) => notify(SessionRequest::ExitStatus(u32::from(code))),
+            Exit::Signal { name, core } => {
+                notify(SessionRequest::ExitSignal { signal: name, core_dumped: core, message: String::new() });
+            }
+            Exit::Unknown => {}
+        }
+        writer.eof();
+        writer.close();
+        if let Some(farewell) = ended.farewell {
+            connection.disconnect(DisconnectReason::ByApplication, &farewell);
+        }
+    }
+
+    /// Comes back with a reason when the session must end: an administrator, a changed decision, or time.
+    async fn verdict(&self) -> Verdict {
+        let agent = &self.admitted.agent;
+        let mut cluster = agent.cluster.clone();
+        let mut terminations = cluster.terminations();
+        let certificate = tokio::time::sleep(self.admitted.certificate_left(clock::now_unix()));
+        let session = tokio::time::sleep(self.admitted.permit.max_session_ttl());
+        tokio::pin!(certificate, session);
+        loop {
+            tokio::select! {
+                () = &mut certificate => return Verdict::new("expired", "the certificate has expired; run msh login"),
+                () = &mut session => return Verdict::new("expired", "the longest session that your roles allow is over"),
+                ended = terminations.recv() => match ended {
+                    Ok(id) if id != self.info.session_id => {}
+                    // A lag means that a termination may have been missed: it fails closed.
+                    _ => return Verdict::new("terminated", "an administrator ended this session"),
+                },
+                () = cluster.changed() => {
+                    let Some(view) = cluster.last() else { continue };
+                    if let Err(refused) = authenticate::decide(agent, &view, &self.admitted.identity, &self.info.login) {
+                        return Verdict::new("locked", &refused.to_string());
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&self, ended: &Ended) {
+        self.admitted.agent.outbox.end(&v1::EndSessionRequest {
+            session_id: self.info.session_id.clone(),
+            ended_unix_ms: clock::now_unix_ms(),
+            reason: ended.reason.to_owned(),
+            exit: ended.exit.to_string(),
+            session: Some(self.info.clone()),
+        });
+    }
+}
+
+/// Why a running session must end, and what its user is told.
+#[derive(Debug, Clone)]
+pub(super) struct Verdict {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Verdict {
+    fn new(reason: &'static str, message: &str) -> Self {
+        Self { reason, message: message.to_owned() }
+    }
+}
+
+fn is_refusal(code: tonic::Code) -> bool {
+    use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated};
+    matches!(code, PermissionDenied | InvalidArgument | FailedPrecondition | AlreadyExists | Unauthenticated)
+}
+
+fn cells(n: u32) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}
