@@ -2,7 +2,9 @@
 //!
 //! Every cipher here authenticates; there is no MAC of its own. A packet is `u32 length || body || 16-byte tag`.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey, chacha20_poly1305_openssh};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey, chacha20_poly1305_openssh,
+};
 
 use crate::error::Fault;
 

@@ -183,7 +183,11 @@ impl Connection {
             // RFC 4252 section 5.1: requests after success are ignored.
             Auth::Done if number == msg::USERAUTH_REQUEST && self.transport.role() == crate::Role::Server => Ok(()),
             Auth::Done if (msg::GLOBAL_REQUEST..128).contains(&number) => {
-                if self.channels.message(payload, &mut self.transport)? { Ok(()) } else { self.transport.unimplemented() }
+                if self.channels.message(payload, &mut self.transport)? {
+                    Ok(())
+                } else {
+                    self.transport.unimplemented()
+                }
             }
             Auth::Done if number < msg::GLOBAL_REQUEST => {
                 Err(Fault::protocol(format!("message {number} out of place after authentication")))

@@ -2,5 +2,6 @@
 
 mod ca;
 mod listener;
+mod ssh;
 mod tls;
 mod tunnel;

@@ -110,9 +110,7 @@ impl ClientAuth {
         self.attempt = Some(Attempt::PublicKey);
         let (key, algorithm, blob) = match identity {
             Identity::Key(key) => (key, "ssh-ed25519", key.public().to_wire()),
-            Identity::Certificate(key, certificate) => {
-                (key, "ssh-ed25519-cert-v01@openssh.com", certificate.to_wire())
-            }
+            Identity::Certificate(key, certificate) => (key, "ssh-ed25519-cert-v01@openssh.com", certificate.to_wire()),
         };
         let session_id = self.session_id.as_deref().unwrap_or_default();
         let signed = signed_message(session_id, &self.user, algorithm, &blob);

@@ -3,7 +3,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    AuthAttempt, AuthMethod, AuthReply, Challenge, Credential, MAX_PROMPTS, Method, SERVICE_CONNECTION, SERVICE_USERAUTH,
+    AuthAttempt, AuthMethod, AuthReply, Challenge, Credential, MAX_PROMPTS, Method, SERVICE_CONNECTION,
+    SERVICE_USERAUTH,
 };
 use crate::{
     cert::Certificate,

@@ -272,7 +272,13 @@ impl Channels {
     }
 
     /// Refuses a channel the peer asked for.
-    pub(crate) fn reject(&mut self, id: ChannelId, why: OpenFailure, text: &str, t: &mut Transport) -> Result<(), Fault> {
+    pub(crate) fn reject(
+        &mut self,
+        id: ChannelId,
+        why: OpenFailure,
+        text: &str,
+        t: &mut Transport,
+    ) -> Result<(), Fault> {
         let Some(channel) = self.channels.get(&id).filter(|channel| channel.state == State::Offered) else {
             return Ok(());
         };
@@ -355,7 +361,13 @@ impl Channels {
     // ----- sending -----
 
     /// Sends as much of `data` as windows and the wire take now, and says how much; `None` on a closed channel.
-    pub(crate) fn data(&mut self, id: ChannelId, stderr: bool, data: &[u8], t: &mut Transport) -> Result<Option<usize>, Fault> {
+    pub(crate) fn data(
+        &mut self,
+        id: ChannelId,
+        stderr: bool,
+        data: &[u8],
+        t: &mut Transport,
+    ) -> Result<Option<usize>, Fault> {
         let Some(channel) = self.channels.get_mut(&id).filter(|channel| channel.writable()) else { return Ok(None) };
         let mut rest = data;
         while !rest.is_empty() {
