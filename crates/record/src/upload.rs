@@ -256,12 +256,12 @@ where
     }
 }
 
-/// An even draw from zero to the ceiling of this attempt.
+/// An even draw from zero to the ceiling after this many failures.
 fn jitter(attempt: u32) -> Duration {
     let (base, cap) = RETRY;
     let mut random = [0; 4];
     // Without randomness the wait is the longest.
     let draw = aws_lc_rs::rand::fill(&mut random).map_or(u32::MAX, |()| u32::from_be_bytes(random));
-    let ceiling = base.saturating_mul(2_u32.saturating_pow(attempt)).min(cap);
+    let ceiling = base.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1))).min(cap);
     ceiling.mul_f64(f64::from(draw) / f64::from(u32::MAX))
 }

@@ -1,5 +1,7 @@
 //! What `mezite-net` promises, over real sockets on the loopback.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
+
 mod ca;
 mod listener;
 mod ssh;
