@@ -8,8 +8,7 @@ use crate::chunk::hex;
 /// Most bytes of each output stream that [`ExecPolicy::Head`] keeps.
 pub const HEAD: u64 = 1 << 20;
 
-/// Where exec sessions' shells are looked up that transfer programs come from. A program by this name anywhere else is
-/// recorded like any other.
+/// Where the system keeps transfer programs. A program of the same name anywhere else is recorded like any other.
 const DIRECTORIES: [&str; 9] = [
     "/bin",
     "/usr/bin",

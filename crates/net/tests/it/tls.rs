@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use mezite_net::dial::Dialer;
 use mezite_net::tls::{
     self, ALPN_H2, ClientAuth, LiveIdentity, Observed, Peer, PeerError, PeerRole, Pin, ServerName, TlsError,
     TlsIdentity, TlsKey, Trust, client_config,
@@ -221,6 +222,26 @@ async fn a_generated_key_fits_the_certificate_made_for_its_public_half() {
     let (peer, called) = meet(&ca.server(ClientAuth::Required(ca.roots())), &client, "localhost").await;
     assert_eq!(peer.unwrap().unwrap().id, "node-1");
     called.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_may_travel_inside_another() {
+    let (ca, outer_ca) = (Ca::new(), Ca::new());
+    let (inner, outer) = (ca.server(ClientAuth::Required(ca.roots())), outer_ca.server(ClientAuth::None));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let serving = async {
+        let (unwrapped, _) = tls::accept(listener.accept().await.unwrap().0, outer).await.unwrap();
+        let (mut stream, peer) = tls::accept(unwrapped, inner).await.unwrap();
+        stream.write_all(b"!").await.unwrap();
+        stream.flush().await.unwrap();
+        peer.unwrap().id
+    };
+    let inside = client(Trust::Roots(ca.roots(), Some(PeerRole::Proxy)), Some(ca.identity(AGENT)));
+    let dialer = Dialer::new(vec![address], inside).unwrap();
+    let dialer = dialer.wrapped_in(client(Trust::Roots(outer_ca.roots(), None), None));
+    let calling = async { dialer.connect().await.unwrap().read_u8().await.unwrap() };
+    assert_eq!(tokio::join!(serving, calling), ("node-1".to_owned(), b'!'));
 }
 
 #[test]
