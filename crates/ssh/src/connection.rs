@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     auth::{AuthAttempt, AuthReply, Challenge, ClientAuth, ClientStep, ServerAuth, ServerStep},
@@ -127,16 +127,17 @@ impl Connection {
 
     /// Takes what can be understood of `input`; the rest stays there for the next call.
     pub fn receive(&mut self, input: &mut BytesMut, now: Instant) {
-        if !input.is_empty() {
-            (self.heard, self.probes) = (now, 0);
-        }
+        let before = input.len();
         while self.reading() {
-            let step = self.step(input, now);
-            match step {
+            match self.step(input, now) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(fault) => return self.fail(fault),
             }
+        }
+        // Bytes that are not looked at are no sign of life: a peer that never reads is in the end not read either.
+        if input.len() < before {
+            (self.heard, self.probes) = (now, 0);
         }
         let refreshed = self.transport.refresh(now);
         self.guard(refreshed);
@@ -158,7 +159,13 @@ impl Connection {
         match received {
             None => return Ok(false),
             Some(Received::Disconnect(reason, message)) => self.closed = Some(CloseReason::Peer { reason, message }),
-            Some(Received::Message(payload)) => self.message(&payload)?,
+            Some(Received::Message(mut payload)) => {
+                self.message(&payload)?;
+                // Answers of people are secrets; what was made of them wipes itself.
+                if payload.first() == Some(&msg::USERAUTH_61) {
+                    payload.as_mut().zeroize();
+                }
+            }
         }
         Ok(true)
     }
@@ -503,3 +510,6 @@ impl Connection {
         self.guard(done);
     }
 }
+
+#[cfg(test)]
+mod tests;

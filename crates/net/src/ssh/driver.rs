@@ -247,13 +247,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
+/// Whatever ends the task, nobody waits for it any longer.
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.shared.with(|state| {
+            state.engine.lost("the driver stopped");
+            state.finished = true;
+        });
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         for _ in 0..TURNS {
-            if this.ending.is_some() || this.shared.with(|state| state.engine.closed().is_some()) {
+            let closed = this.shared.with(|state| {
+                state.driver = None;
+                state.engine.closed().is_some()
+            });
+            if closed {
                 return this.end(cx);
             }
             if !this.turn(cx) && this.park(cx) {

@@ -259,13 +259,14 @@ impl Channels {
 
     /// Accepts a channel the peer asked for.
     pub(crate) fn accept(&mut self, id: ChannelId, t: &mut Transport) -> Result<(), Fault> {
-        let (window, packet) = self.grant(id);
         let Some(channel) = self.channels.get_mut(&id).filter(|channel| channel.state == State::Offered) else {
             return Ok(());
         };
         channel.state = State::Open;
+        let remote = channel.remote;
+        let (window, packet) = self.grant(id);
         let mut message = vec![msg::CHANNEL_OPEN_CONFIRMATION];
-        for field in [channel.remote, id, window, packet] {
+        for field in [remote, id, window, packet] {
             put_u32(&mut message, field);
         }
         t.send(&message, b"")
@@ -332,7 +333,9 @@ impl Channels {
         channel.consumed += std::mem::take(&mut channel.delivered);
         while let Some((item, cost)) = channel.inbox.pop() {
             match item {
-                Inbound::Data(data) | Inbound::Stderr(data) => channel.consumed += data.len() as u32,
+                Inbound::Data(data) | Inbound::Stderr(data) => {
+                    channel.consumed += u32::try_from(data.len()).unwrap_or(u32::MAX);
+                }
                 Inbound::Request { token, .. } => {
                     self.waiting.remove(cost);
                     if let Some(token) = token {

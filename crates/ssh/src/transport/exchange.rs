@@ -82,7 +82,7 @@ impl Guess {
 
 impl Transport {
     /// Sends our SSH_MSG_KEXINIT. A client adds its share for the method it likes best in the first exchange.
-    pub(super) fn start_exchange(&mut self, now: Instant) -> Result<(), Fault> {
+    pub(crate) fn start_exchange(&mut self, now: Instant) -> Result<(), Fault> {
         let first = self.session_id.is_none();
         let guess = match self.algorithms.kex.first() {
             Some(best) if first && self.role == Role::Client => Some(Guess::new(*best)?),

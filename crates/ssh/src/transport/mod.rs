@@ -56,7 +56,7 @@ pub(crate) enum Received {
 
 pub(crate) struct Transport {
     role: Role,
-    side: Side,
+    pub(crate) side: Side,
     algorithms: Algorithms,
     host_key_names: Vec<&'static str>,
     rekey_bytes: u64,
@@ -133,6 +133,18 @@ impl Transport {
 
     pub(crate) fn role(&self) -> Role {
         self.role
+    }
+
+    /// Whether no key exchange is under way.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> bool {
+        self.exchange.idle()
+    }
+
+    /// Sequence number of the next packet received.
+    #[cfg(test)]
+    pub(crate) fn sequence_in(&self) -> u32 {
+        self.reader.sequence()
     }
 
     /// The peer's identification line, once it came.
