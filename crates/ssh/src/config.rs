@@ -53,6 +53,16 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Bytes one connection may hold for what its peer sent or made it say, at most: every window full (and twice that,
+    /// for the slack of growing buffers), requests, and messages waiting for the wire or for new keys.
+    #[must_use]
+    pub fn memory_bound(&self) -> usize {
+        let windows = self.buffered as usize + self.channels * (64 << 10);
+        2 * windows + (4 << 20)
+    }
+}
+
 /// Probing of a silent peer with `keepalive@openssh.com`.
 #[derive(Clone, Copy, Debug)]
 pub struct Keepalive {

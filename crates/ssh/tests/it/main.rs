@@ -1,10 +1,3 @@
-//! The engine seen from outside: the certificate corpus, and a foreign implementation.
+//! The engine through its public face.
 
-#[cfg(test)]
-mod certificate;
-#[cfg(test)]
-mod forge;
-#[cfg(test)]
-mod fuzz;
-#[cfg(test)]
-mod keygen;
+mod memory;

@@ -3,4 +3,5 @@
 mod cluster;
 mod openssh_client;
 mod openssh_server;
+mod pair;
 mod server;
