@@ -1,5 +1,7 @@
 //! The SSH driver against itself and against OpenSSH.
 
+#![expect(clippy::panic, reason = "helpers of tests may panic like tests")]
+
 mod cluster;
 mod openssh_client;
 mod openssh_server;
