@@ -32,22 +32,21 @@ fn main() -> ExitCode {
     terminal::restore_on_panic();
     mezite_net::tls::install_provider();
     let is_ssh = matches!(args.command, Command::Ssh(_) | Command::Proxy(_));
-    let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => match runtime.block_on(run::run(args, places())) {
-            Ok(code) => code,
-            Err(error) => {
-                if !error.is_silent() {
-                    eprintln!("msh: {error}");
-                }
-                if is_ssh { SSH_FAILED } else { error.exit_code() }
-            }
-        },
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("msh: cannot start: {error}");
-            if is_ssh { SSH_FAILED } else { 1 }
+            return ExitCode::from(if is_ssh { SSH_FAILED } else { 1 });
         }
     };
-    // A thread may still wait for a key; the process does not wait for it.
+    let code = runtime.block_on(run::run(args, places())).unwrap_or_else(|error| {
+        if !error.is_silent() {
+            eprintln!("msh: {error}");
+        }
+        if is_ssh { SSH_FAILED } else { error.exit_code() }
+    });
+    // A thread may still wait for a key: nobody waits for it.
+    runtime.shutdown_background();
     std::process::exit(code.into())
 }
 
