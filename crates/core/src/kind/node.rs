@@ -51,6 +51,12 @@ pub struct NodeSpec {
     /// Labels that roles select by.
     #[serde(default)]
     pub labels: Labels,
+    /// Labels of the join token; the agent cannot take them away or change them.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub token_labels: Labels,
+    /// Labels the agent claimed when they last changed, so that an administrator's edit outlives a restart of the agent.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub claimed_labels: Labels,
     /// Version the agent reported.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
@@ -74,7 +80,7 @@ impl Kind for Node {
             return Err(Invalid::new("addr", "must be host:port"));
         }
         free_text("version", &spec.version)?;
-        labels::validate(&spec.labels)
+        [&spec.labels, &spec.token_labels, &spec.claimed_labels].into_iter().try_for_each(labels::validate)
     }
 
     fn columns(name: &str, spec: &NodeSpec) -> Vec<Value> {

@@ -1,0 +1,114 @@
+//! What all calls share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mezite_core::Fault;
+use mezite_core::audit::{Event, EventType};
+use mezite_core::kind::config::Setting;
+use mezite_core::kind::{self, Config, Role};
+use mezite_core::lock::Lock;
+use mezite_core::rbac::Roles;
+use mezite_store::{Recordings, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::ca::Authorities;
+use crate::event::Events;
+use crate::login::password::Passwords;
+use crate::login::throttle::Throttle;
+use crate::presence::Presence;
+
+/// The Auth service's state: the database, the open CA keys, and what is kept in memory only.
+pub(crate) struct Hub {
+    pub(crate) store: Store,
+    pub(crate) recordings: Recordings,
+    pub(crate) authorities: Authorities,
+    pub(crate) events: Events,
+    pub(crate) passwords: Passwords,
+    pub(crate) throttle: Throttle,
+    pub(crate) presence: Presence,
+    /// Names that no node may take: those that clients dial proxies by.
+    pub(crate) proxy_names: Mutex<BTreeSet<String>>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        store: Store,
+        recordings: Recordings,
+        authorities: Authorities,
+        events: Events,
+        passwords: Passwords,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            store,
+            recordings,
+            authorities,
+            events,
+            passwords,
+            stop,
+            throttle: Throttle::default(),
+            presence: Presence::default(),
+            proxy_names: Mutex::default(),
+        }
+    }
+
+    /// Name of the cluster.
+    pub(crate) fn cluster(&self) -> &str {
+        &self.events.cluster
+    }
+
+    /// An audit event of this type, now.
+    pub(crate) fn event(&self, kind: EventType) -> Event {
+        self.events.event(kind)
+    }
+
+    /// All roles that can be read; one that cannot is absent, which denies its holders.
+    pub(crate) async fn roles(&self) -> Result<Roles, Fault> {
+        let mut roles = BTreeMap::new();
+        for role in self.store.all::<Role>().await? {
+            match role.spec {
+                Ok(spec) => drop(roles.insert(role.name, spec)),
+                Err(error) => tracing::error!(role = role.name, error, "a role cannot be read; its holders are denied"),
+            }
+        }
+        Ok(roles)
+    }
+
+    /// All locks. One that cannot be read stops everybody.
+    pub(crate) async fn locks(&self) -> Result<Vec<Lock>, Fault> {
+        let locks = self.store.all::<kind::Lock>().await?;
+        Ok(locks
+            .into_iter()
+            .map(|lock| match lock.spec {
+                Ok(spec) => Lock::new(lock.name, spec),
+                Err(error) => {
+                    tracing::error!(lock = lock.name, error, "a lock cannot be read; it stops everybody");
+                    Lock::from_stored(lock.name, &serde_json::Value::Null)
+                }
+            })
+            .collect())
+    }
+
+    /// A cluster setting in force; all of them are durations.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when the database cannot be read.
+    pub(crate) async fn setting(&self, key: &str) -> Result<Duration, Fault> {
+        let setting = Setting::named(key)?;
+        let stored = self.store.find::<Config>(key).await?;
+        let value = stored.and_then(|object| object.spec.ok()).map(|spec| spec.value);
+        Ok(setting.effective(value.as_deref()))
+    }
+
+    /// Looks at a fault before it is told to the caller: our own mistakes are logged.
+    pub(crate) fn report(&self, call: &str, fault: &Fault) {
+        match fault {
+            Fault::Bug(error) => tracing::error!(call, error, "a call failed by our own mistake"),
+            Fault::Unavailable(error) => tracing::warn!(call, error, "a call failed"),
+            _ => tracing::debug!(call, %fault, "a call was refused"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What every call passes before it reaches a handler: the caller is found out and held against the policy table.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::Response;
+use mezite_core::Fault;
+use mezite_core::audit::EventType;
+use mezite_net::http::Remote;
+use tonic::Status;
+
+use super::policy::{self, Allowed};
+use crate::caller::{Caller, Who};
+use crate::hub::Hub;
+
+/// The middleware of the whole service.
+pub(crate) async fn pass(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
+    // Not the whole request: its body cannot be shared with another thread.
+    let (path, headers, remote) = (request.uri().path(), request.headers(), request.extensions().get::<Remote>());
+    match admit(&hub, path, headers, remote).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(status) => status.into_http::<axum::body::Body>(),
+    }
+}
+
+async fn admit(hub: &Hub, path: &str, headers: &HeaderMap, remote: Option<&Remote>) -> Result<Caller, Status> {
+    let Some(allowed) = policy::row(path) else { return Err(Status::unimplemented("there is no such call")) };
+    let Some(remote) = remote else { return Err(Status::internal("the connection is not known")) };
+    let caller = Caller::identify(hub, remote, headers).await.map_err(|fault| refuse(hub, path, &fault))?;
+    if allowed.admits(&caller.who) {
+        return Ok(caller);
+    }
+    let fault = match (&caller.who, allowed) {
+        (Who::Nobody, Allowed::User | Allowed::Admin | Allowed::Auditor) => Fault::NotLoggedIn("log in first".into()),
+        _ => Fault::Denied("you may not do this".into()),
+    };
+    if !matches!(caller.who, Who::Nobody) {
+        note_denied(hub, &caller, path).await.map_err(|fault| refuse(hub, path, &fault))?;
+    }
+    Err(refuse(hub, path, &fault))
+}
+
+/// Writes the `authz.denied` of a caller who is known (F443).
+///
+/// # Errors
+/// When it could not be written.
+pub(crate) async fn note_denied(hub: &Hub, caller: &Caller, what: &str) -> Result<(), Fault> {
+    let event = hub.event(EventType::AuthzDenied).resource("api", what);
+    hub.store.audit(vec![caller.sign(event)]).await
+}
+
+fn refuse(hub: &Hub, path: &str, fault: &Fault) -> Status {
+    hub.report(path, fault);
+    mezite_proto::status(fault)
+}

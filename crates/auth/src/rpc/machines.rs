@@ -1,0 +1,166 @@
+//! What agents and proxies say about themselves.
+
+use std::time::Instant;
+
+use mezite_core::audit::{Event, EventType};
+use mezite_core::kind::{self, NodeSpec};
+use mezite_core::labels::{self, Labels};
+use mezite_core::{Fault, Invalid, name};
+use mezite_net::clock;
+use mezite_proto::v1::*;
+use mezite_store::Expect;
+
+use crate::caller::{Caller, Who};
+use crate::hub::Hub;
+use crate::join::unlocked_node;
+use crate::presence::PERIOD_SECONDS;
+
+/// Most tunnels a proxy may report.
+const MAX_TUNNELS: usize = 100_000;
+/// Most events in one message.
+const MAX_EVENTS: usize = 256;
+
+/// What agents and proxies may report; everything else is written by this service itself.
+const REPORTED: [EventType; 8] = [
+    EventType::AccessDenied,
+    EventType::AccessDeniedSourceIp,
+    EventType::AccessDeniedPortForwarding,
+    EventType::AccessDeniedMfa,
+    EventType::AccessDeniedLocked,
+    EventType::AccessDeniedCertificate,
+    EventType::SessionFileTransfer,
+    EventType::SessionRecordingDamaged,
+];
+
+pub(super) async fn register_agent(
+    hub: &Hub,
+    caller: &Caller,
+    request: RegisterAgentRequest,
+) -> Result<RegisterAgentReply, Fault> {
+    let id = &caller.agent()?.id;
+    let node = unlocked_node(hub, id).await?;
+    if !request.name.is_empty() && request.name != node.hostname {
+        return Err(Fault::Conflict(format!(
+            "this machine joined as {}; to rename it, empty its data directory and join again",
+            node.hostname
+        )));
+    }
+    let claimed: Labels = request.labels.into_iter().collect();
+    labels::validate(&claimed)?;
+    let registered = NodeSpec { version: request.version, ..with_labels(&node, claimed) };
+    if registered != node {
+        let mut tx = hub.store.begin(clock::now()).await?;
+        tx.put::<kind::Node>(&node.hostname, &registered, Expect::Any).await?;
+        let mut event = hub
+            .event(EventType::NodeUpdated)
+            .resource("node", &node.hostname)
+            .detail("version", &registered.version)
+            .detail("recording_mode", &request.recording_mode);
+        event.server_hostname.clone_from(&node.hostname);
+        event.resource_labels = registered.labels;
+        tx.audit(&caller.sign(event)).await?;
+        tx.commit().await?;
+    }
+    Ok(RegisterAgentReply { agent_id: id.clone(), cluster_name: hub.cluster().to_owned() })
+}
+
+/// The labels of a node whose agent claims these: a changed claim counts, under the labels of the join token; an unchanged
+/// one leaves what an administrator made of the labels.
+fn with_labels(node: &NodeSpec, claimed: Labels) -> NodeSpec {
+    if claimed == node.claimed_labels {
+        return node.clone();
+    }
+    let mut labels = claimed.clone();
+    labels.extend(node.token_labels.clone());
+    NodeSpec { labels, claimed_labels: claimed, ..node.clone() }
+}
+
+pub(super) async fn agent_heartbeat(
+    hub: &Hub,
+    caller: &Caller,
+    request: AgentHeartbeatRequest,
+) -> Result<AgentHeartbeatReply, Fault> {
+    hub.presence.heartbeat(&caller.agent()?.id, request.live_sessions, Instant::now());
+    Ok(AgentHeartbeatReply { next_seconds: PERIOD_SECONDS })
+}
+
+pub(super) async fn report_presence(
+    hub: &Hub,
+    caller: &Caller,
+    request: ReportPresenceRequest,
+) -> Result<ReportPresenceReply, Fault> {
+    let Who::Proxy(peer) = &caller.who else { return Err(Fault::Denied("only proxies may call this".into())) };
+    if request.online.len() > MAX_TUNNELS || !request.online.iter().all(|id| name::is_uuid(id)) {
+        return Err(Invalid::new("online", "must be at most 100000 node ids").into());
+    }
+    if hub.presence.report(&peer.id, &request.online, Instant::now()) {
+        hub.store.set_tunnels(&peer.id, &request.online, clock::now()).await?;
+    }
+    Ok(ReportPresenceReply {})
+}
+
+pub(super) async fn emit_audit_events(
+    hub: &Hub,
+    caller: &Caller,
+    request: EmitAuditEventsRequest,
+) -> Result<EmitAuditEventsReply, Fault> {
+    if request.events.len() > MAX_EVENTS {
+        return Err(Invalid::new("events", format!("more than {MAX_EVENTS} in one message")).into());
+    }
+    let node = match &caller.who {
+        Who::Agent(peer) => hub.store.find_by_id::<kind::Node>(&peer.id).await?.map(|node| node.name),
+        _ => None,
+    };
+    let reported = request.events.iter().map(|json| reported(hub, caller, node.as_deref(), json));
+    let events = reported.collect::<Result<Vec<_>, _>>()?;
+    if !events.is_empty() {
+        hub.store.audit(events).await?;
+    }
+    Ok(EmitAuditEventsReply {})
+}
+
+/// An event as a machine reports it, with everything that this service knows better written over.
+fn reported(hub: &Hub, caller: &Caller, node: Option<&str>, json: &[u8]) -> Result<Event, Fault> {
+    let refuse = |what: String| Fault::from(Invalid::new("events", what));
+    let event: Event = serde_json::from_slice(json).map_err(|e| refuse(format!("not an event: {e}")))?;
+    let kind = EventType::from_code(&event.event_code).filter(|kind| REPORTED.contains(kind));
+    let kind = kind.ok_or_else(|| refuse(format!("{:?} is not reported by agents and proxies", event.event_code)))?;
+    let known = hub.event(kind);
+    let mut event = Event {
+        id: known.id,
+        timestamp: known.timestamp,
+        cluster_name: known.cluster_name,
+        event_type: known.event_type,
+        success: known.success,
+        ..event
+    }
+    .detail("reported_at", mezite_core::when::millis(event.timestamp));
+    match &caller.who {
+        Who::Agent(peer) => {
+            event.component = "agent".into();
+            event.server_id.clone_from(&peer.id);
+            event.server_hostname = node.unwrap_or_default().into();
+        }
+        _ => event.component = "proxy".into(),
+    }
+    Ok(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(text: &str) -> Labels {
+        labels::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_token_outranks_the_agent_and_an_administrator_outlives_a_restart() {
+        let joined = NodeSpec { labels: labels("env=prod"), token_labels: labels("env=prod"), ..NodeSpec::default() };
+        let first = with_labels(&joined, labels("env=dev,os=linux"));
+        assert_eq!(first.labels, labels("env=prod,os=linux"));
+        let edited = NodeSpec { labels: labels("env=prod,team=a"), ..first };
+        assert_eq!(with_labels(&edited, labels("env=dev,os=linux")).labels, edited.labels);
+        assert_eq!(with_labels(&edited, labels("os=bsd")).labels, labels("env=prod,os=bsd"));
+    }
+}
