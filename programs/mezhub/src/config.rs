@@ -23,6 +23,12 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Secret {
     /// The secret itself.
     pub(crate) fn expose(&self) -> &str {

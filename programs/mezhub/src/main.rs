@@ -3,12 +3,17 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod diag;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use config::Config;
+
+/// Whatever ends the program, for a person to read.
+type Failure = Box<dyn std::error::Error>;
 
 /// Where the configuration is looked for when `--config` is not given.
 const DEFAULT_FILES: [&str; 2] = ["/etc/mezite/mezite.yaml", "/etc/mezite/mezhub.yaml"];
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
+fn run(cli: Cli) -> Result<(), Failure> {
     let config = load(cli.config.as_deref())?;
     match cli.command.unwrap_or(Command::Start) {
         Command::Check => {
@@ -63,11 +68,17 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             println!("configuration ok: cluster {}", config.cluster_name);
             Ok(())
         }
-        Command::Start | Command::Migrate { .. } => Err("not wired yet".into()),
+        Command::Start => serve::run(config),
+        Command::Migrate { plan: true, .. } => block_on(serve::plan(&config)),
+        Command::Migrate { down, .. } => block_on(serve::undo(&config, down.unwrap_or_default())),
     }
 }
 
-fn load(path: Option<&Path>) -> Result<Config, Box<dyn std::error::Error>> {
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn load(path: Option<&Path>) -> Result<Config, Failure> {
     let path = match path {
         Some(path) => Some(path.to_path_buf()),
         None => DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.is_file()),
@@ -83,6 +94,6 @@ fn load(path: Option<&Path>) -> Result<Config, Box<dyn std::error::Error>> {
 
 /// Reads one variable of the environment; the only place of this program that does.
 #[expect(clippy::disallowed_methods, reason = "the program's main")]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
