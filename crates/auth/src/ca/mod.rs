@@ -167,10 +167,8 @@ fn open(purpose: Purpose, row: &Row, sealer: &Sealer) -> Result<Opened, AuthErro
     if certificate.is_none() && purpose != Purpose::User {
         return Err(altered("its certificate is missing"));
     }
-    let write = match sealer.reseal(&row.kind, &row.id, &row.private_key, seed.as_slice())? {
-        Some(private_key) => Some(Row { private_key, ..row.clone() }),
-        None => None,
-    };
+    let resealed = sealer.reseal(&row.kind, &row.id, &row.private_key, seed.as_slice())?;
+    let write = resealed.map(|private_key| Row { private_key, ..row.clone() });
     let authority = Authority {
         purpose,
         key: Arc::new(key),

@@ -233,7 +233,7 @@ async fn refuse_lockout(hub: &Hub, kind: &str, name: &str, after: Option<&Value>
         (Lock::KIND, Some(lock)) => locks.push(locks::Lock::from_stored(name, lock)),
         _ => return Ok(()),
     }
-    let changed = after.filter(|_| kind == User::KIND).map(|spec| roles_of(spec));
+    let changed = after.filter(|_| kind == User::KIND).map(roles_of);
     let administers = |user: &str, roles: &[String]| {
         roles.iter().any(|role| role == "admin")
             && lock::first(&locks, Subject { user, roles, ..Subject::default() }, clock::now()).is_none()
