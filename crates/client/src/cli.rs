@@ -1,7 +1,7 @@
 //! What the command lines of `msh` and `mezctl` share: values, output forms, generated pages.
 
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,11 +12,9 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
+use crate::terminal::{ask_secret, first_line};
 
 pub use clap_complete::Shell;
-
-/// Longest password that is read, in bytes.
-const MAX_PASSWORD: u64 = 4096;
 
 /// Form of lists and records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -116,16 +114,14 @@ impl FromStr for Filter {
 /// Where a password comes from: the flag, one line of standard input, or the terminal, in this order.
 ///
 /// # Errors
-/// When there is no terminal to ask at, or the line is empty or too long.
-pub fn password(flag: Option<String>, stdin: bool, prompt: &str) -> Result<Zeroizing<String>> {
-    let password =
-        match flag {
-            Some(password) => Zeroizing::new(password),
-            None if stdin => stdin_line()?,
-            None => Zeroizing::new(rpassword::prompt_password(prompt).map_err(|error| {
-                Error::Local(format!("cannot ask for the password ({error}); use --password-stdin"))
-            })?),
-        };
+/// When there is no terminal to ask at, or the password is empty or longer than 4 KiB.
+pub async fn password(flag: Option<String>, stdin: bool, prompt: &str) -> Result<Zeroizing<String>> {
+    let password = match flag {
+        Some(password) => Zeroizing::new(password),
+        None if stdin => first_line(io::stdin().lock())
+            .map_err(|error| Error::Local(format!("cannot read the password from standard input: {error}")))?,
+        None => ask_secret(prompt).await?,
+    };
     if password.is_empty() { Err(Invalid::new("password", "is empty").into()) } else { Ok(password) }
 }
 
@@ -133,20 +129,12 @@ pub fn password(flag: Option<String>, stdin: bool, prompt: &str) -> Result<Zeroi
 ///
 /// # Errors
 /// As for [`password`], and when the two differ.
-pub fn new_password(stdin: bool) -> Result<Zeroizing<String>> {
-    let first = password(None, stdin, "New password: ")?;
-    if !stdin && password(None, false, "Again: ")? != first {
+pub async fn new_password(stdin: bool) -> Result<Zeroizing<String>> {
+    let first = password(None, stdin, "New password: ").await?;
+    if !stdin && password(None, false, "Again: ").await? != first {
         return Err(Invalid::new("password", "was typed in two different ways").into());
     }
     Ok(first)
-}
-
-fn stdin_line() -> Result<Zeroizing<String>> {
-    let mut line = Zeroizing::new(String::with_capacity(256));
-    let mut input = io::Read::take(io::stdin().lock(), MAX_PASSWORD);
-    input.read_line(&mut line).map_err(|error| Error::Local(format!("cannot read the password: {error}")))?;
-    let bare = line.strip_suffix('\n').map_or(line.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
-    Ok(Zeroizing::new(bare.to_owned()))
 }
 
 /// Prints the completion script of `shell`.

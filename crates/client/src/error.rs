@@ -16,24 +16,29 @@ pub enum Error {
     /// Whoever read standard output has gone, as in `| head`.
     #[error("standard output is closed")]
     Closed,
+    /// A signal of this number ended the program.
+    #[error("ended by signal {0}")]
+    Ended(u8),
 }
 
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Exit code of `msh` and `mezctl`, see [`Fault::exit_code`]; 1 for a local failure, 141 where SIGPIPE ends others.
+    /// Exit code of `msh` and `mezctl`, see [`Fault::exit_code`]; 1 for a local failure, 141 where SIGPIPE ends others,
+    /// and 128 + n after a signal.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Fault(fault) => fault.exit_code(),
             Self::Local(_) => 1,
             Self::Closed => 141,
+            Self::Ended(signal) => 128 + *signal,
         }
     }
 
     /// Whether nobody is to be told.
     pub const fn is_silent(&self) -> bool {
-        matches!(self, Self::Closed)
+        matches!(self, Self::Closed | Self::Ended(_))
     }
 
     pub(crate) fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {

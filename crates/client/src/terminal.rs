@@ -1,7 +1,8 @@
 //! The user's terminal: raw mode that is always undone, its size, its modes as SSH names them, and the escape to hang up.
 
-use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 
@@ -11,46 +12,53 @@ use rustix::termios::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use zeroize::Zeroizing;
+
 use crate::error::{Error, Result};
 
-/// The settings to go back to, kept where the panic hook finds them.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// Longest secret that is read, in bytes.
+const MAX_SECRET: usize = 4096;
 
-/// Raw mode of standard input until dropped. A panic also restores the terminal; signals are the caller's to wait for,
-/// because a handler must not do this work.
+/// A terminal and the settings to go back to, kept where the panic hook finds them.
+static SAVED: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
+
+/// Changed settings of a terminal until dropped. A panic also restores the terminal; signals are the caller's to wait for
+/// with [`Ending`], because a handler must not do this work. There is one at a time.
 #[derive(Debug)]
 pub struct Raw(());
 
 impl Raw {
-    /// Switches to raw mode; `None` when standard input is no terminal.
+    /// Raw mode of standard input; `None` when it is no terminal.
     ///
     /// # Errors
     /// When the terminal refuses.
     pub fn enter() -> Result<Option<Self>> {
-        Self::with(Termios::make_raw)
+        Self::of_stdin(Termios::make_raw)
     }
 
-    /// Single keys without echo, with output and signals as they were.
+    /// Single keys from standard input without echo, with output and signals as they were; `None` when it is no terminal.
     ///
     /// # Errors
     /// When the terminal refuses.
     pub fn keys() -> Result<Option<Self>> {
-        Self::with(|settings| settings.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO))
+        Self::of_stdin(|settings| settings.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO))
     }
 
-    fn with(change: impl FnOnce(&mut Termios)) -> Result<Option<Self>> {
+    fn of_stdin(change: impl FnOnce(&mut Termios)) -> Result<Option<Self>> {
         let stdin = std::io::stdin();
-        if !stdin.is_terminal() {
-            return Ok(None);
-        }
-        let failed = |error: rustix::io::Errno| Error::Local(format!("cannot set the terminal: {error}"));
-        let before = termios::tcgetattr(stdin.as_fd()).map_err(failed)?;
-        let mut raw = before.clone();
-        change(&mut raw);
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        if stdin.is_terminal() { Self::of(stdin.as_fd(), change).map(Some) } else { Ok(None) }
+    }
+
+    fn of(terminal: BorrowedFd<'_>, change: impl FnOnce(&mut Termios)) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::Local(format!("cannot set the terminal: {error}"));
+        let before = termios::tcgetattr(terminal).map_err(|error| failed(error.into()))?;
+        let mut changed = before.clone();
+        change(&mut changed);
+        let kept = terminal.try_clone_to_owned().map_err(failed)?;
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some((kept, before));
         let guard = Self(());
-        termios::tcsetattr(stdin.as_fd(), OptionalActions::Drain, &raw).map_err(failed)?;
-        Ok(Some(guard))
+        termios::tcsetattr(terminal, OptionalActions::Drain, &changed).map_err(|error| failed(error.into()))?;
+        Ok(guard)
     }
 }
 
@@ -60,12 +68,47 @@ impl Drop for Raw {
     }
 }
 
-/// Puts the terminal back as it was before [`Raw::enter`]; does nothing when it is.
+/// Puts the terminal back as it was before [`Raw`]; does nothing when it is.
 pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(saved) = saved {
-        let _ = termios::tcsetattr(std::io::stdin().as_fd(), OptionalActions::Drain, &saved);
+    if let Some((terminal, before)) = saved {
+        let _ = termios::tcsetattr(terminal, OptionalActions::Drain, &before);
     }
+}
+
+/// Asks for a secret at the terminal of this process, wherever standard input comes from. Nothing is echoed, and a signal
+/// leaves the terminal as it was.
+///
+/// # Errors
+/// When there is no terminal, or [`Error::Ended`] by a signal.
+pub async fn ask_secret(prompt: &str) -> Result<Zeroizing<String>> {
+    let failed =
+        |error: std::io::Error| Error::Local(format!("cannot ask at the terminal: {error}; use --password-stdin"));
+    let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(failed)?;
+    let mut ending = Ending::new()?;
+    let hidden = Raw::of(terminal.as_fd(), |settings| settings.local_modes.remove(LocalModes::ECHO))?;
+    terminal.write_all(prompt.as_bytes()).map_err(failed)?;
+    let reader = terminal.try_clone().map_err(failed)?;
+    let line = tokio::task::spawn_blocking(move || first_line(BufReader::new(reader)));
+    let line = tokio::select! {
+        line = line => line.unwrap_or_else(|error| Err(error.into())).map_err(failed),
+        signal = ending.next() => Err(Error::Ended(signal)),
+    };
+    drop(hidden);
+    let _ = terminal.write_all(b"\n");
+    line
+}
+
+/// The first line of `from`, of at most 4 KiB, without its end.
+///
+/// # Errors
+/// When it cannot be read, or is not UTF-8.
+pub fn first_line(from: impl BufRead) -> std::io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET));
+    from.take(MAX_SECRET as u64).read_until(b'\n', &mut bytes)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))?;
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    Ok(Zeroizing::new(line.strip_suffix('\r').unwrap_or(line).to_owned()))
 }
 
 /// Makes a panic restore the terminal before it prints. For `main`.

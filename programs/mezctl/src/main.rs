@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mezite_client::terminal;
 
 use args::Mezctl;
 use run::Places;
@@ -18,6 +19,7 @@ use run::Places;
 fn main() -> ExitCode {
     mezite_net::nss::pin_nss();
     let args = Mezctl::parse();
+    terminal::restore_on_panic();
     mezite_net::tls::install_provider();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -26,15 +28,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run::run(args, &places())) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if !error.is_silent() {
-                eprintln!("mezctl: {error}");
-            }
-            ExitCode::from(error.exit_code())
-        }
+    let done = runtime.block_on(run::run(args, &places()));
+    // A thread may still wait for a password: nobody waits for it.
+    runtime.shutdown_background();
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    if !error.is_silent() {
+        eprintln!("mezctl: {error}");
     }
+    ExitCode::from(error.exit_code())
 }
 
 /// The only reading of the environment besides clap's.

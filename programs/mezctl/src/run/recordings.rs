@@ -1,5 +1,6 @@
 //! `recordings`.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use mezite_core::Fault;
 use mezite_core::text::{Table, escape_control};
 use mezite_proto::v1::{self, RecordingInfo};
 use serde_json::{Value, json};
+use tonic::Streaming;
 
 use super::{Context, moment_ms, sessions};
 use crate::args::Recordings;
@@ -71,23 +73,32 @@ async fn download(mut context: Context, session: String, out: &Path) -> Result<(
     let mut request = context.admin.request(v1::DownloadRecordingRequest { session_id: session })?;
     // A long recording takes as long as it takes.
     request.metadata_mut().remove("grpc-timeout");
-    let mut parts = context.admin.auth.download_recording(request).await.map_err(refused)?.into_inner();
+    let parts = context.admin.auth.download_recording(request).await.map_err(refused)?.into_inner();
     let failed = |error: std::io::Error| Error::Local(format!("cannot write {}: {error}", out.display()));
     if out == Path::new("-") {
-        let mut stdout = std::io::stdout().lock();
-        while let Some(part) = parts.message().await.map_err(refused)? {
-            stdout.write_all(&part.data).map_err(failed)?;
-        }
-        return stdout.flush().map_err(failed);
+        return copy(parts, std::io::stdout().lock(), failed).await.map(drop);
     }
     let mut partial = out.as_os_str().to_owned();
     partial.push(".part");
     let partial = Path::new(&partial);
-    let mut file = std::fs::File::create(partial).map_err(failed)?;
-    while let Some(part) = parts.message().await.map_err(refused)? {
-        file.write_all(&part.data).map_err(failed)?;
+    let copied = copy(parts, File::create(partial).map_err(failed)?, failed).await;
+    let kept = copied.and_then(|file| file.sync_all().and_then(|()| std::fs::rename(partial, out)).map_err(failed));
+    if kept.is_err() {
+        let _ = std::fs::remove_file(partial);
     }
-    file.sync_all().and_then(|()| std::fs::rename(partial, out)).map_err(failed)
+    kept
+}
+
+async fn copy<W: Write>(
+    mut parts: Streaming<v1::Chunk>,
+    mut to: W,
+    failed: impl Fn(std::io::Error) -> Error,
+) -> Result<W> {
+    while let Some(part) = parts.message().await.map_err(refused)? {
+        to.write_all(&part.data).map_err(&failed)?;
+    }
+    to.flush().map_err(failed)?;
+    Ok(to)
 }
 
 async fn verify(mut context: Context, session: String) -> Result<()> {

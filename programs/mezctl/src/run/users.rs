@@ -63,7 +63,7 @@ async fn create(mut context: Context, args: CreateUser) -> Result<()> {
     User::validate(&name, &user)?;
     let password = match (args.password, args.password_stdin) {
         (None, false) => String::new(),
-        (flag, stdin) => cli::password(flag, stdin, "")?.to_string(),
+        (flag, stdin) => cli::password(flag, stdin, "").await?.to_string(),
     };
     let request = v1::CreateUserRequest { name: name.clone(), spec: encode(&user)?, password };
     let request = context.admin.request(request)?;

@@ -37,7 +37,7 @@ pub(super) async fn login(context: &Context, args: Login) -> Result<()> {
         eprintln!("msh: warning: --insecure, the certificate of {proxy} is not verified");
     }
     let prompt = format!("Password of {} at {proxy}: ", escape_control(&user));
-    let password = password(args.password, args.password_stdin, &prompt)?;
+    let password = password(args.password, args.password_stdin, &prompt).await?;
     let outcome = Hub::stranger(proxy, trust)?.login(&user, &password, args.ttl.0).await?;
     match &args.out {
         Some(path) => write_out(path, &outcome),

@@ -1,4 +1,4 @@
-//! `msh ssh` in a terminal: raw while it runs, restored whatever ends it.
+//! `msh ssh` in a terminal: no echo while it runs, restored whatever ends it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +13,9 @@ use tokio::process::Child;
 use crate::hub::{Hub, Plan};
 use crate::user::User;
 
+const SHELL: [&str; 2] = ["ssh", "ubuntu@web"];
+const READY: &str = "ready xterm 100x30";
+
 struct Terminal {
     master: File,
     /// Kept open, so that the settings can be read after the program has gone.
@@ -22,16 +25,21 @@ struct Terminal {
 }
 
 impl Terminal {
-    async fn open(user: &User) -> Self {
+    async fn open(user: &User, args: &[&str], greeting: &str) -> Self {
         let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(Some(&size), None).unwrap();
         let before = tcgetattr(&slave).unwrap();
-        let mut command = user.command(env!("CARGO_BIN_EXE_msh"));
-        command.args(["ssh", "ubuntu@web"]).stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap());
+        // The program's controlling terminal, as in a login.
+        let mut command = user.command("setsid");
+        command
+            .args(["--ctty", env!("CARGO_BIN_EXE_msh")])
+            .args(args)
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap());
         let msh = command.stderr(slave.try_clone().unwrap()).spawn().unwrap();
         let mut terminal = Self { master: master.into(), slave, before, msh };
-        terminal.wait_for("ready xterm 100x30").await;
-        assert!(!tcgetattr(&terminal.slave).unwrap().local_flags.contains(LocalFlags::ECHO), "raw while it runs");
+        terminal.wait_for(greeting).await;
+        assert!(!tcgetattr(&terminal.slave).unwrap().local_flags.contains(LocalFlags::ECHO), "no echo while it runs");
         terminal
     }
 
@@ -46,6 +54,10 @@ impl Terminal {
             }
         });
         seen.await.unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.msh.id().unwrap().try_into().unwrap()), signal).unwrap();
     }
 
     fn type_keys(&mut self, keys: &str) {
@@ -64,8 +76,8 @@ async fn signals_restore_the_terminal() {
     let hub = Hub::start(Plan::default()).await;
     let user = User::of(&hub).await;
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
-        let terminal = Terminal::open(&user).await;
-        kill(Pid::from_raw(terminal.msh.id().unwrap().try_into().unwrap()), signal).unwrap();
+        let terminal = Terminal::open(&user, &SHELL, READY).await;
+        terminal.signal(signal);
         assert_eq!(terminal.ended().await, code);
     }
 }
@@ -74,10 +86,26 @@ async fn signals_restore_the_terminal() {
 async fn keys_reach_the_far_side_and_the_escape_hangs_up() {
     let hub = Hub::start(Plan::default()).await;
     let user = User::of(&hub).await;
-    let mut terminal = Terminal::open(&user).await;
+    let mut terminal = Terminal::open(&user, &SHELL, READY).await;
     // Ctrl-C is a byte for the far side, not a signal here.
     terminal.type_keys("\u{3}typed\r");
     terminal.wait_for("\u{3}typed\r").await;
     terminal.type_keys("~.");
     assert_eq!(terminal.ended().await, 255);
+}
+
+#[tokio::test]
+async fn a_password_is_asked_for_without_echo() {
+    let hub = Hub::start(Plan::default()).await;
+    let user = User::new();
+    let proxy = format!("--proxy={}", hub.web);
+    let login = ["login", &proxy, "--user=alice", "--insecure"];
+    let mut terminal = Terminal::open(&user, &login, "Password of alice").await;
+    terminal.type_keys("correct horse\n");
+    terminal.wait_for("Logged in to production").await;
+    assert_eq!(terminal.ended().await, 0);
+
+    let mut interrupted = Terminal::open(&user, &login, "Password of alice").await;
+    interrupted.type_keys("corr\u{3}");
+    assert_eq!(interrupted.ended().await, 130);
 }
