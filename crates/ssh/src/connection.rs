@@ -158,7 +158,10 @@ impl Connection {
         self.start_login()?;
         match received {
             None => return Ok(false),
-            Some(Received::Disconnect(reason, message)) => self.closed = Some(CloseReason::Peer { reason, message }),
+            Some(Received::Disconnect(reason, message)) => {
+                self.transport.end();
+                self.closed = Some(CloseReason::Peer { reason, message });
+            }
             Some(Received::Message(mut payload)) => {
                 self.message(&payload)?;
                 // Answers of people are secrets; what was made of them wipes itself.
@@ -318,6 +321,7 @@ impl Connection {
 
     /// The byte stream ended or failed.
     pub fn lost(&mut self, why: &str) {
+        self.transport.end();
         self.closed.get_or_insert_with(|| CloseReason::Lost(why.to_owned()));
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Transport {
     ext_info_seen: u8,
     noise: u32,
     authenticated: bool,
+    /// The connection is over: nothing more is sent.
+    ended: bool,
     /// The server's key of the first exchange; it must not change.
     host_key: Option<PublicKey>,
     /// Messages of the layers above that wait for new keys.
@@ -115,6 +117,7 @@ impl Transport {
             ext_info_seen: 0,
             noise: 0,
             authenticated: false,
+            ended: false,
             host_key: None,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
@@ -254,6 +257,9 @@ impl Transport {
 
     /// Sends a message of the layers above (`head` followed by `body`), after the running key exchange if there is one.
     pub(crate) fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), Fault> {
+        if self.ended {
+            return Ok(());
+        }
         if self.can_send() {
             return self.writer.write(head, body);
         }
@@ -271,7 +277,12 @@ impl Transport {
         std::mem::take(&mut self.deferred).iter().try_for_each(|message| self.writer.write(message, b""))
     }
 
-    /// Writes SSH_MSG_DISCONNECT, whatever the state.
+    /// Nothing more is to be sent.
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Writes SSH_MSG_DISCONNECT, whatever the state, as the last message.
     pub(crate) fn disconnect(&mut self, reason: DisconnectReason, message: &str) {
         let mut out = Vec::new();
         put_u8(&mut out, msg::DISCONNECT);
@@ -280,6 +291,7 @@ impl Transport {
         put_utf8(&mut out, "");
         // It fails only when the key is used up; then there is nothing left to say.
         let _ = self.writer.write(&out, b"");
+        self.end();
     }
 
     /// Starts a key exchange if the present keys are used enough.

@@ -6,4 +6,5 @@ mod cluster;
 mod openssh_client;
 mod openssh_server;
 mod pair;
+mod putty;
 mod server;

@@ -269,3 +269,24 @@ fn a_peer_that_never_reads_is_not_answered_for_ever() {
     pair.run();
     assert!(pair.server.reading());
 }
+
+#[test]
+fn nothing_follows_the_farewell() {
+    let mut pair = Pair::logged_in();
+    let (near, _) = pair.open();
+    pair.client.disconnect(DisconnectReason::ByApplication, "bye");
+    pair.client.take_output(BytesMut::new());
+    assert_eq!(pair.client.send_data(near, false, b"more"), None);
+    pair.client.release(near);
+    assert!(pair.client.open(ChannelOpen::Session).is_none());
+    assert!(!pair.client.has_output());
+    // What came before a farewell stays readable.
+    let mut pair = Pair::logged_in();
+    let (near, far) = pair.open();
+    pair.server.send_data(far, false, b"last");
+    pair.server.disconnect(DisconnectReason::ByApplication, "bye");
+    pair.run();
+    assert!(matches!(pair.client.closed(), Some(CloseReason::Peer { .. })));
+    assert_eq!(pair.client.poll_channel(near), Some(Inbound::Data(Bytes::from_static(b"last"))));
+    assert_eq!(pair.client.poll_channel(near), Some(Inbound::Closed));
+}
