@@ -15,7 +15,7 @@ use tonic::{Request, Status};
 use zeroize::Zeroizing;
 
 use crate::address::Address;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_next};
 use crate::http::undialed;
 use crate::trust::Trust;
 
@@ -117,5 +117,13 @@ pub fn no_token() -> Error {
 
 /// The fault behind a gRPC status, its text made harmless for a terminal.
 pub fn refused(status: Status) -> Error {
+    match Fault::from_grpc(status.code().into(), escape_control(status.message())) {
+        Fault::NotLoggedIn(message) => Error::not_logged_in(with_next(message, "mezctl login")),
+        fault => fault.into(),
+    }
+}
+
+/// As [`refused`], for the login itself, where logging in is no advice.
+pub fn refused_login(status: Status) -> Error {
     Fault::from_grpc(status.code().into(), escape_control(status.message())).into()
 }

@@ -60,6 +60,11 @@ impl From<Invalid> for Error {
     }
 }
 
+/// Adds the command to run next, unless the message names it.
+pub(crate) fn with_next(message: String, command: &str) -> String {
+    if message.contains(command) { message } else { format!("{message}; run `{command}`") }
+}
+
 /// A value of the command line that cannot be accepted.
 pub fn invalid(field: &str, message: impl Into<String>) -> Error {
     Invalid::new(field, message).into()

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::address::Address;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_next};
 use crate::trust::Tls;
 
 const ANSWER: Duration = Duration::from_secs(30);
@@ -133,7 +133,16 @@ impl Web {
         };
         let (head, body) = timeout(wait, exchange).await.map_err(|_| broken(&"timed out"))??;
         self.clock = date(&head.headers);
-        if head.status.is_success() { Ok(body) } else { Err(refusal(head.status, &body, &self.address)) }
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        Err(match refusal(head.status, &body, &self.address) {
+            // At the login itself, logging in is no advice.
+            Fault::NotLoggedIn(message) if self.bearer.is_some() => {
+                Error::not_logged_in(with_next(message, "msh login"))
+            }
+            fault => fault.into(),
+        })
     }
 
     fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>> {
@@ -208,7 +217,7 @@ fn date(headers: &HeaderMap) -> Option<OffsetDateTime> {
 }
 
 /// The fault behind an HTTP status; the message is the hub's, made harmless for a terminal.
-fn refusal(status: StatusCode, body: &[u8], address: &Address) -> Error {
+fn refusal(status: StatusCode, body: &[u8], address: &Address) -> Fault {
     let reason = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.error);
     let (code, message) = match reason {
         Ok(reason) => (reason.code, escape_control(&reason.message).into_owned()),
@@ -224,7 +233,6 @@ fn refusal(status: StatusCode, body: &[u8], address: &Address) -> Error {
         429 | 502..=504 => Fault::Unavailable(message),
         _ => Fault::Bug(message),
     }
-    .into()
 }
 
 #[cfg(test)]

@@ -71,11 +71,7 @@ impl Hub {
         if ttl > MAX_TTL {
             return Err(invalid("--ttl", "must be at most 24h"));
         }
-        let reply: LoginReply = self
-            .web
-            .post("/v1/webapi/login", &LoginRequest { username: user, password })
-            .await
-            .map_err(without_hint)?;
+        let reply: LoginReply = self.web.post("/v1/webapi/login", &LoginRequest { username: user, password }).await?;
         let session = Zeroizing::new(reply.session_id);
         self.web.set_bearer(session.clone());
         let key = PrivateKey::generate().map_err(|error| Error::Local(error.to_string()))?;
@@ -124,14 +120,4 @@ fn checked(certs: &CertsReply, key: &PrivateKey) -> Result<Certificate> {
     let (certificate, _) =
         Certificate::from_openssh(&certs.ssh_certificate).map_err(|error| odd(&error.to_string()))?;
     if certificate.public_key == key.public() { Ok(certificate) } else { Err(odd("it is for another key")) }
-}
-
-/// At login, "run `msh login`" is no help.
-fn without_hint(error: Error) -> Error {
-    match error {
-        Error::Fault(mezite_core::Fault::NotLoggedIn(message)) => {
-            Error::not_logged_in(message.split("; run `msh login`").next().unwrap_or_default())
-        }
-        other => other,
-    }
 }

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use mezite_core::text::escape_control;
 use mezite_net::ssh::{
-    ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, Connection, PtyRequest, SessionRequest,
+    ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, CloseReason, PtyRequest, SessionRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, Result};
+use crate::ssh_dial::NodeConnection;
 use crate::terminal::{self, Ending, Escape, Raw};
 
 /// Bytes read from standard input at once.
@@ -33,14 +34,19 @@ pub struct Request {
 ///
 /// # Errors
 /// When the session cannot be started or the connection is lost. The terminal is restored in every case.
-pub async fn run(node: &Connection, request: Request) -> Result<u8> {
-    let channel = node.open(ChannelOpen::Session).await.map_err(|error| lost(node, &error.to_string()))?;
+pub async fn run(node: &NodeConnection, request: Request) -> Result<u8> {
+    let channel = node.inner.open(ChannelOpen::Session).await.map_err(|error| lost(node, &error.to_string()))?;
     let (reader, writer) = channel.split();
     start(node, &writer, &request).await?;
     let raw = if request.terminal { Raw::enter()? } else { None };
     let is_typed = raw.is_some();
     let outcome = follow(reader, writer, is_typed).await;
     drop(raw);
+    if let Some(CloseReason::Peer { message, .. }) = node.ended()
+        && !matches!(outcome, Ok(Outcome::Silent))
+    {
+        eprintln!("msh: the connection was closed: {}", escape_control(&message));
+    }
     match outcome? {
         Outcome::Exit(status) => Ok(status),
         Outcome::Signal(name) => {
@@ -67,7 +73,7 @@ enum Outcome {
 }
 
 /// All requests leave in one flight.
-async fn start(node: &Connection, writer: &ChannelWriter, request: &Request) -> Result<()> {
+async fn start(node: &NodeConnection, writer: &ChannelWriter, request: &Request) -> Result<()> {
     for (name, value) in &request.env {
         notify(writer, &SessionRequest::Env { name: name.clone(), value: value.clone() });
     }
@@ -191,8 +197,8 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> std::io::R
     to.flush().await
 }
 
-fn lost(node: &Connection, what: &str) -> Error {
-    match node.close_reason() {
+fn lost(node: &NodeConnection, what: &str) -> Error {
+    match node.ended() {
         Some(reason) => Error::unavailable(format!("the session ended: {reason}")),
         None => Error::unavailable(what),
     }

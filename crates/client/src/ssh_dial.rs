@@ -10,8 +10,8 @@ use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::dial;
 use mezite_net::ssh::{
-    ChannelOpen, ChannelStream, ClientConfig, ConnectError, Connection, DisconnectReason, HostTrust, Identity,
-    OpenError, OpenFailure, connect,
+    ChannelOpen, ChannelStream, ClientConfig, CloseReason, ConnectError, Connection, DisconnectReason, HostTrust,
+    Identity, OpenError, OpenFailure, connect,
 };
 use mezite_ssh::cert::{CLOCK_ALLOWANCE, CertError, Certificate};
 use mezite_ssh::key::PublicKey;
@@ -163,6 +163,9 @@ impl Dialer {
             let here = mezite_core::when::seconds(clock::now());
             return Error::not_logged_in(format!("ssh: {reason} (this machine's clock says {here})"));
         }
+        if let Some(reason) = out_of_time(banner) {
+            return Error::not_logged_in(format!("ssh: {reason} (the clock of {what})"));
+        }
         let banner = told(banner);
         Fault::Denied(format!("{what} refused the certificate{banner}; look at `msh status`, or run `msh login`"))
             .into()
@@ -185,6 +188,12 @@ pub struct NodeConnection {
 }
 
 impl NodeConnection {
+    /// Why the connection ended, in the words of whoever ended it; `None` while it lives.
+    pub fn ended(&self) -> Option<CloseReason> {
+        let by_peer = |reason: &CloseReason| matches!(reason, CloseReason::Peer { .. });
+        self.outer.close_reason().filter(by_peer).or_else(|| self.inner.close_reason())
+    }
+
     /// Says farewell to node and proxy, and does not wait long for it to be sent.
     pub async fn close(self) {
         for connection in [self.inner, self.outer] {
@@ -226,15 +235,25 @@ fn unopened(error: &OpenError, connection: &Connection, node: &str) -> Error {
 
 fn not_let_in(error: ConnectError, outer: &Connection, what: &str) -> Error {
     match error {
-        ConnectError::Denied { banner, .. } => {
-            Fault::Denied(format!("permission denied for {what}{}", told(&banner))).into()
-        }
+        // The node's clock is another one than the hub's and ours, which both took the certificate.
+        ConnectError::Denied { banner, .. } => match out_of_time(&banner) {
+            Some(reason) => Error::not_logged_in(format!("ssh: {reason} (the clock of {what})")),
+            None => Fault::Denied(format!("permission denied for {what}{}", told(&banner))).into(),
+        },
         ConnectError::Closed(_) if outer.close_reason().is_some() => {
             let reason = outer.close_reason().map(|reason| reason.to_string()).unwrap_or_default();
             Error::unavailable(format!("the connection to the proxy ended: {reason}"))
         }
         other => host_error(&other, what),
     }
+}
+
+/// The sentence about a certificate's time in what a server said.
+fn out_of_time(banner: &str) -> Option<String> {
+    let start =
+        ["certificate expired", "certificate not yet valid"].iter().find_map(|sentence| banner.find(sentence))?;
+    let line = banner.get(start..)?.lines().next()?;
+    Some(escape_control(line.trim_end()).into_owned())
 }
 
 fn host_error(error: &ConnectError, what: &str) -> Error {
@@ -291,6 +310,14 @@ mod tests {
         for bad in ["a@", "@web", "a@we b", "a@we/b", "a@-\u{1b}"] {
             assert_eq!(parse(bad, None, &[]), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_server_that_speaks_of_time_is_heard() {
+        let banner = "denied: certificate expired: it ended at A, and the clock here says B\u{1b}\nmore";
+        let heard = "certificate expired: it ended at A, and the clock here says B\\u{1b}";
+        assert_eq!(out_of_time(banner).as_deref(), Some(heard));
+        assert_eq!(out_of_time("no"), None);
     }
 
     #[test]

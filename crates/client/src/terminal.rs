@@ -1,7 +1,7 @@
 //! The user's terminal: raw mode that is always undone, its size, its modes as SSH names them, and the escape to hang up.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;

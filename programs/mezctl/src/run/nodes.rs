@@ -1,10 +1,9 @@
 //! `nodes`.
 
-use mezite_client::admin::Admin;
 use mezite_client::{Error, Result, cli};
 use mezite_core::kind::{Kind, Node};
+use mezite_core::labels;
 use mezite_core::text::{Table, escape_control};
-use mezite_core::{Fault, labels, name};
 use mezite_proto::v1::Object;
 use serde_json::Value;
 
@@ -18,11 +17,11 @@ pub(super) async fn run(mut context: Context, command: Nodes) -> Result<()> {
             context.format.print(&records(&nodes), |_| table(&nodes, wide))
         }
         Nodes::Get { node } => {
-            let node = find(&mut context.admin, &node).await?;
+            let node = context.admin.get(Node::KIND, &node).await?;
             context.format.or_yaml().print_text(&record(&node), |_| String::new())
         }
         Nodes::Update { node, labels } => {
-            let node = find(&mut context.admin, &node).await?;
+            let node = context.admin.get(Node::KIND, &node).await?;
             let mut changed = spec::<Node>(&node).map_err(Error::Local)?;
             changed.labels = labels::parse(&labels)?;
             let stored = context.admin.put(Node::KIND, &node.name, encode(&changed)?, Some(node.revision)).await?;
@@ -30,21 +29,11 @@ pub(super) async fn run(mut context: Context, command: Nodes) -> Result<()> {
             context.format.print_text(&record(&stored), |_| format!("Node {} updated (labels: {shown})\n", node.name))
         }
         Nodes::Rm { node } => {
-            let node = find(&mut context.admin, &node).await?;
+            let node = context.admin.get(Node::KIND, &node).await?;
             context.admin.delete(Node::KIND, &node.name).await?;
             cli::print(&format!("Node {} removed\n", escape_control(&node.name)))
         }
     }
-}
-
-/// By name or id.
-async fn find(admin: &mut Admin, node: &str) -> Result<Object> {
-    if !name::is_uuid(node) {
-        return admin.get(Node::KIND, node).await;
-    }
-    let nodes = admin.list(Node::KIND).await?;
-    let found = nodes.into_iter().find(|object| spec::<Node>(object).is_ok_and(|spec| spec.node_id == node));
-    found.ok_or_else(|| Fault::NotFound(format!("no node with id {node}")).into())
 }
 
 fn table(nodes: &[Object], wide: bool) -> Table {

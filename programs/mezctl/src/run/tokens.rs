@@ -1,16 +1,16 @@
 //! `tokens`.
 
-use mezite_client::admin::{Admin, refused};
+use mezite_client::Result;
+use mezite_client::admin::refused;
 use mezite_client::cli::{self, Ttl};
 use mezite_client::error::invalid;
-use mezite_client::{Error, Result};
 use mezite_core::kind::{Kind, Token};
 use mezite_core::text::{Table, escape_control};
-use mezite_core::{Fault, labels, when};
+use mezite_core::{labels, when};
 use mezite_proto::v1::{self, Object};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Context, moment, records, spec, status};
+use super::{Context, moment, records, spec};
 use crate::args::Tokens;
 
 pub(super) async fn run(mut context: Context, command: Tokens) -> Result<()> {
@@ -21,7 +21,7 @@ pub(super) async fn run(mut context: Context, command: Tokens) -> Result<()> {
             context.format.print(&records(&tokens), |_| table(&tokens))
         }
         Tokens::Delete { token } => {
-            delete(&mut context.admin, &token).await?;
+            context.admin.delete(Token::KIND, &token).await?;
             cli::print(&format!("Token {} deleted\n", escape_control(&token)))
         }
     }
@@ -63,17 +63,4 @@ async fn create(mut context: Context, roles: Vec<String>, ttl: Ttl, name: Option
         );
     }
     Ok(())
-}
-
-/// By name, or by the id that `create` gave (F251, F252).
-async fn delete(admin: &mut Admin, token: &str) -> Result<()> {
-    match admin.delete(Token::KIND, token).await {
-        Err(Error::Fault(Fault::NotFound(message))) => {
-            let tokens = admin.list(Token::KIND).await?;
-            let found = tokens.iter().find(|object| status(object).get("id").and_then(Value::as_str) == Some(token));
-            let found = found.ok_or(Fault::NotFound(message))?;
-            admin.delete(Token::KIND, &found.name).await
-        }
-        other => other,
-    }
 }

@@ -23,7 +23,7 @@ pub(super) async fn run(context: &Context, args: Ssh) -> Result<u8> {
         env: context.places.locale.clone(),
     };
     let node = dialer.node(&target).await?;
-    let status = session::run(&node.inner, request).await;
+    let status = session::run(&node, request).await;
     node.close().await;
     status
 }
