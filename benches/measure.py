@@ -156,7 +156,8 @@ def concurrent(lab, path, clients):
 
 
 def memory(lab, path):
-    """PSS in KiB per role. What an agent starts for its sessions is the role `starter`; users' own programs do not count."""
+    """PSS in KiB per role. What an agent starts for its sessions is the role `starter`; both run the same file and share its
+    pages, so `node` is their sum. Users' own programs do not count."""
     table, found = process_table(), {}
     for role in path.roles:
         server = lab.servers[role].pid
@@ -165,6 +166,8 @@ def memory(lab, path):
                 continue
             part = "starter" if role == "agent" and pid != server else role
             found[part] = found.get(part, 0) + pss_kib(pid)
+    if "agent" in found:
+        found["node"] = found["agent"] + found.get("starter", 0)
     return found
 
 

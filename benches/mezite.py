@@ -83,7 +83,8 @@ diag: {{listen_addr: "127.0.0.1:0"}}
 
     def _jump_config(self):
         """Stock `ssh -J` through the proxy, without a program of ours on the client."""
-        profile = self.dir / "home/profiles/localhost/keys"
+        home = self.dir / "home"
+        key = home / "profiles/localhost/keys/ssh_key"
         host, port = self.addr["ssh"].rsplit(":", 1)
         (self.dir / "config_jump").write_text(f"""\
 Host hub
@@ -94,9 +95,9 @@ Host {NODE}
     ProxyJump hub
     User {self.lab.user}
 Host *
-    IdentityFile {profile / "ssh_key"}
-    CertificateFile {profile / "ssh_key-cert.pub"}
-    UserKnownHostsFile {profile / "known_hosts"}
+    IdentityFile {key}
+    CertificateFile {key}-cert.pub
+    UserKnownHostsFile {home / "known_hosts"}
 {CLIENT}""")
 
     def mezctl(self, *args, text=None):

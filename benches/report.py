@@ -47,7 +47,7 @@ class Summary:
     def roles(self, test, path, key):
         """role -> median over rounds."""
         names = {role for legs in self.samples[test][path] for leg in legs for role in leg[key]}
-        order = ("bastion", "target", "hub", "agent", "starter", "client")
+        order = ("bastion", "target", "hub", "agent", "starter", "node", "client")
         return {role: statistics.median(self.rounds(test, path, key, role)) for role in order if role in names}
 
 
