@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,6 +235,12 @@ fn write_bundle(data_dir: &Path, pem: &str) -> Result<(), AuthError> {
     let dir = data_dir.join("tls");
     let path = dir.join("ca.pem");
     let new = dir.join("ca.pem.new");
-    let written = fs::create_dir_all(&dir).and_then(|()| fs::write(&new, pem)).and_then(|()| fs::rename(&new, &path));
+    // Anybody on this machine may know whom to trust, whatever the umask.
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let written = fs::create_dir_all(&dir)
+        .and_then(|()| open(&dir, 0o755))
+        .and_then(|()| fs::write(&new, pem))
+        .and_then(|()| open(&new, 0o644))
+        .and_then(|()| fs::rename(&new, &path));
     written.map_err(|e| AuthError::new(format!("{}: {e}", path.display())))
 }

@@ -170,7 +170,10 @@ pub async fn start(
     };
     let web_options = Options { tls: Some(web_tls.build()?), bulk: false, drain: DRAIN };
     let tunnel_options = Options { tls: Some(tunnel_tls.build()?), bulk: true, drain: DRAIN };
-    let tunnel_app = rpc::router(Routes::new(TunnelServer::new(TunnelService(Arc::clone(&tunnels)))));
+    let tunnel_app = rpc::router(Routes::new(TunnelServer::new(TunnelService {
+        tunnels: Arc::clone(&tunnels),
+        cluster: cluster.clone(),
+    })));
 
     tokio::spawn(keep_trust(cluster.clone(), Arc::clone(&tunnels), roots));
     tokio::spawn(report_forwards(reporter, forward_reports));

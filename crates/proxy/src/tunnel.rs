@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
+use mezite_core::lock::{self, Subject};
 use mezite_core::name::is_uuid;
 use mezite_core::text::escape_control;
+use mezite_net::clock;
 use mezite_net::http::Remote;
 use mezite_net::rpc::DIAL_ID;
 use mezite_net::tls::{Peer, PeerRole};
+use mezite_net::watch::Cluster;
 use mezite_proto::v1;
 use mezite_proto::v1::control_down::Message as Down;
 use mezite_proto::v1::control_up::Message as Up;
@@ -293,7 +296,10 @@ impl Drop for Forget<'_> {
 
 /// The gRPC face of [`Tunnels`].
 #[derive(Debug, Clone)]
-pub(crate) struct TunnelService(pub(crate) Arc<Tunnels>);
+pub(crate) struct TunnelService {
+    pub(crate) tunnels: Arc<Tunnels>,
+    pub(crate) cluster: Cluster,
+}
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -312,14 +318,22 @@ impl v1::tunnel_server::Tunnel for TunnelService {
             Ok(Ok(Some(v1::ControlUp { message: Some(Up::Hello(hello)) }))) => hello,
             _ => return Err(Status::invalid_argument("the first message of a tunnel must be a hello")),
         };
+        self.admitted(&node_id).await?;
         let (control, out) = mpsc::channel(CONTROL_QUEUE);
-        let _ = control.try_send(Ok(down(Down::Welcome(v1::Welcome { proxy_id: self.0.proxy_id.clone() }))));
-        let generation = self.0.attach(&node_id, control);
+        let welcome = v1::Welcome { proxy_id: self.tunnels.proxy_id.clone() };
+        let _ = control.try_send(Ok(down(Down::Welcome(welcome))));
+        let generation = self.tunnels.attach(&node_id, control.clone());
         tracing::info!(node_id, name = shown(&hello.name), version = shown(&hello.version), "agent connected");
-        let tunnels = Arc::clone(&self.0);
+        let service = self.clone();
         tokio::spawn(async move {
-            tunnels.read_control(&node_id, up).await;
-            tunnels.detach(&node_id, generation);
+            tokio::select! {
+                () = service.tunnels.read_control(&node_id, up) => {}
+                reason = service.expelled(&node_id) => {
+                    tracing::info!(node_id, reason, "the tunnel is cut");
+                    let _ = control.try_send(Err(Status::permission_denied(reason)));
+                }
+            }
+            service.tunnels.detach(&node_id, generation);
             tracing::info!(node_id, "agent disconnected");
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(out))))
@@ -328,11 +342,54 @@ impl v1::tunnel_server::Tunnel for TunnelService {
     async fn dial(&self, request: Request<Streaming<v1::TunnelChunk>>) -> Result<Response<Self::DialStream>, Status> {
         let node_id = agent_id(&request)?;
         let dial_id = request.metadata().get(DIAL_ID).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let pending = self.0.take(&dial_id, &node_id).ok_or_else(|| Status::not_found("no such dial"))?;
+        let pending = self.tunnels.take(&dial_id, &node_id).ok_or_else(|| Status::not_found("no such dial"))?;
         let (to_agent, out) = mpsc::channel(STREAM_QUEUE);
         let stream = DialStream { from_agent: request.into_inner(), to_agent };
         pending.answer.send(Ok(stream)).map_err(|_| Status::cancelled("the client is gone"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+}
+
+impl TunnelService {
+    /// Waits, within [`DIAL_TIMEOUT`], until the node is in the inventory: one that just joined may be ahead of the watch.
+    async fn admitted(&self, node_id: &str) -> Result<(), Status> {
+        let mut cluster = self.cluster.clone();
+        let known = async {
+            loop {
+                match self.refusal(node_id) {
+                    None => return,
+                    Some(_) => cluster.changed().await,
+                }
+            }
+        };
+        match tokio::time::timeout(DIAL_TIMEOUT, known).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Status::permission_denied(self.refusal(node_id).unwrap_or_default())),
+        }
+    }
+
+    /// Comes back when a node that was admitted is no longer.
+    async fn expelled(&self, node_id: &str) -> String {
+        let mut cluster = self.cluster.clone();
+        loop {
+            cluster.changed().await;
+            if let Some(reason) = self.refusal(node_id) {
+                return reason;
+            }
+        }
+    }
+
+    /// Why this node may hold no tunnel. While Auth is away the last view counts.
+    fn refusal(&self, node_id: &str) -> Option<String> {
+        let Some(view) = self.cluster.last() else {
+            return Some("the proxy does not know the inventory yet".to_owned());
+        };
+        let Some((name, _)) = view.nodes.iter().find(|(_, node)| node.node_id == node_id) else {
+            return Some("this node is not in the cluster's inventory; join it with a fresh token".to_owned());
+        };
+        let agent = [name.as_str(), node_id];
+        let lock = lock::first(&view.locks, Subject { agent: &agent, ..Default::default() }, clock::now())?;
+        Some(format!("this node is locked ({}): {}", lock.name, lock.message()))
     }
 }
 

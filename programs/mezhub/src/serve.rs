@@ -170,7 +170,11 @@ fn web_identity(keypair: &Keypair) -> Result<Arc<LiveIdentity>, Failure> {
 /// Makes the data directory, and refuses one that others may write.
 fn open_data_dir(path: &Path) -> Result<(), Failure> {
     let failed = |e: std::io::Error| format!("data_dir {}: {e}", path.display());
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(failed)?;
+    if !path.exists() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(failed)?;
+        // tls/ca.pem inside is for everybody; everything else has a mode of its own.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    }
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o022 != 0 {
         return Err(format!(

@@ -32,6 +32,9 @@ pub(crate) struct Host<'a> {
     pub(crate) tls_key: &'a [u8],
 }
 
+/// Least life of the X.509 certificate by which a machine is known to Auth and proxies.
+const MACHINE_LIFE: time::Duration = time::Duration::days(30);
+
 /// Certificates for a host, and what the database notes about them.
 pub(crate) struct HostCerts {
     pub(crate) reply: GenerateHostCertsReply,
@@ -78,7 +81,10 @@ pub(crate) async fn issue(hub: &Hub, host: Host<'_>) -> Result<HostCerts, Fault>
         JoinRole::Node => Leaf::Agent { id: host.id },
         JoinRole::Proxy => Leaf::Proxy { id: host.id, names: &sans },
     };
-    let chain = x509::issue(&hub.authorities.host, &leaf, host.tls_key, clock::now(), expires_at).map_err(refused)?;
+    // A machine that was off for a weekend comes back by this certificate; what it may do is decided by the inventory at
+    // each call, so a removed or locked one is refused all the same (docs/adr/0005).
+    let tls_end = expires_at.max(clock::now() + MACHINE_LIFE);
+    let chain = x509::issue(&hub.authorities.host, &leaf, host.tls_key, clock::now(), tls_end).map_err(refused)?;
     Ok(HostCerts {
         note: HostCert { fingerprint, signer_fingerprint: hub.authorities.host.key.public().fingerprint(), expires_at },
         reply: GenerateHostCertsReply {

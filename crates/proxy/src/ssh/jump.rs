@@ -138,7 +138,7 @@ impl Jump {
                 () = live.terminated() => break,
                 () = cluster.changed() => {
                     let view = cluster.last();
-                    if view.is_some_and(|view| matches!(self.decide(&view), Err(Refused::Denied { .. }))) {
+                    if view.is_some_and(|view| self.decide(&view).is_err()) {
                         break;
                     }
                 }
