@@ -140,7 +140,8 @@ impl Dialer {
         let (outer, stream) = self.channel(target).await?;
         match connect(stream, self.config(&target.login, &target.node)).await {
             Ok((inner, _)) => Ok(NodeConnection { inner, outer }),
-            Err(error) => Err(not_let_in(error, &outer, &format!("{} on {}", target.login, target.node))),
+            Err(ConnectError::Closed(_)) if outer.close_reason().is_some() => Err(closed(&outer)),
+            Err(error) => Err(not_let_in(&error, &format!("{} on {}", target.login, target.node))),
         }
     }
 
@@ -149,26 +150,18 @@ impl Dialer {
         ClientConfig::new(user, Some(self.identity.clone()), trust, clock::now_unix())
     }
 
-    /// A proxy does not say why it refuses a certificate. When its clock is the reason, that is found out here.
+    /// A proxy that refuses in silence may have another clock than this machine; that is found out here.
     async fn refused(&self, error: ConnectError) -> Error {
         let what = format!("the proxy {}", self.profile.ssh_addr);
-        let (ConnectError::Denied { banner, .. }, Identity::Certificate(_, certificate)) = (&error, &self.identity)
-        else {
-            return host_error(&error, &what);
-        };
-        if let Some(hub) = self.hub_clock().await
+        if let (ConnectError::Denied { .. }, Identity::Certificate(_, certificate)) = (&error, &self.identity)
+            && let Some(hub) = self.hub_clock().await
             && let Err(reason) = in_time(certificate, hub)
         {
             let reason = reason.to_string().replace("the clock here", "the hub's clock");
             let here = mezite_core::when::seconds(clock::now());
             return Error::not_logged_in(format!("ssh: {reason} (this machine's clock says {here})"));
         }
-        if let Some(reason) = out_of_time(banner) {
-            return Error::not_logged_in(format!("ssh: {reason} (the clock of {what})"));
-        }
-        let banner = told(banner);
-        Fault::Denied(format!("{what} refused the certificate{banner}; look at `msh status`, or run `msh login`"))
-            .into()
+        not_let_in(&error, &what)
     }
 
     async fn hub_clock(&self) -> Option<u64> {
@@ -226,44 +219,39 @@ fn unopened(error: &OpenError, connection: &Connection, node: &str) -> Error {
             }
             .into()
         }
-        OpenError::TooMany | OpenError::Closed => {
-            let reason = connection.close_reason().map_or_else(|| error.to_string(), |reason| reason.to_string());
-            Error::unavailable(format!("the connection to the proxy ended: {reason}"))
-        }
+        OpenError::TooMany | OpenError::Closed => closed(connection),
     }
 }
 
-fn not_let_in(error: ConnectError, outer: &Connection, what: &str) -> Error {
-    match error {
-        // The node's clock is another one than the hub's and ours, which both took the certificate.
-        ConnectError::Denied { banner, .. } => match out_of_time(&banner) {
-            Some(reason) => Error::not_logged_in(format!("ssh: {reason} (the clock of {what})")),
-            None => Fault::Denied(format!("permission denied for {what}{}", told(&banner))).into(),
-        },
-        ConnectError::Closed(_) if outer.close_reason().is_some() => {
-            let reason = outer.close_reason().map(|reason| reason.to_string()).unwrap_or_default();
-            Error::unavailable(format!("the connection to the proxy ended: {reason}"))
+fn closed(proxy: &Connection) -> Error {
+    let reason = proxy.close_reason().map_or_else(|| "unknown".to_owned(), |reason| reason.to_string());
+    Error::unavailable(format!("the connection to the proxy ended: {reason}"))
+}
+
+/// Why a server did not let us in, in its words where it gave some.
+fn not_let_in(error: &ConnectError, what: &str) -> Error {
+    let said = match error {
+        ConnectError::Denied { banner, .. } => banner,
+        ConnectError::Closed(CloseReason::Peer { message, .. }) => message,
+        ConnectError::Host(message) => {
+            return match out_of_time(message) {
+                Some(reason) => Error::unavailable(format!("ssh: {reason} (the host certificate of {what})")),
+                None => Fault::Denied(format!("{what} is not believed: {message}")).into(),
+            };
         }
-        other => host_error(&other, what),
+        other => return Error::unavailable(format!("{what}: {other}")),
+    };
+    match out_of_time(said) {
+        Some(reason) => Error::not_logged_in(format!("ssh: {reason} (the clock of {what})")),
+        None => Fault::Denied(format!("{what} refused access{}", told(said))).into(),
     }
 }
 
 /// The sentence about a certificate's time in what a server said.
-fn out_of_time(banner: &str) -> Option<String> {
-    let start =
-        ["certificate expired", "certificate not yet valid"].iter().find_map(|sentence| banner.find(sentence))?;
-    let line = banner.get(start..)?.lines().next()?;
+fn out_of_time(said: &str) -> Option<String> {
+    let start = ["certificate expired", "certificate not yet valid"].iter().find_map(|sentence| said.find(sentence))?;
+    let line = said.get(start..)?.lines().next()?;
     Some(escape_control(line.trim_end()).into_owned())
-}
-
-fn host_error(error: &ConnectError, what: &str) -> Error {
-    match error {
-        ConnectError::Host(message) => match message.strip_prefix("host certificate: certificate ") {
-            Some(rest) => Error::unavailable(format!("ssh: certificate {rest} (the host certificate for {what})")),
-            None => Fault::Denied(format!("{what} is not believed: {message}")).into(),
-        },
-        other => Error::unavailable(format!("{what}: {other}")),
-    }
 }
 
 /// What a server said, as an addition to a sentence of ours.

@@ -12,8 +12,8 @@ use mezite_net::clock::now_unix;
 use mezite_net::http::{Options, serve};
 use mezite_net::listener::{Limits, Listener};
 use mezite_net::ssh::{
-    AuthMethod, AuthRequest, Channel, ChannelEvent, ChannelOpen, Credential, Event, HostKey, OpenFailure, ServerConfig,
-    SessionRequest, accept,
+    AuthMethod, AuthRequest, Channel, ChannelEvent, ChannelOpen, Credential, DisconnectReason, Event, HostKey,
+    OpenFailure, ServerConfig, SessionRequest, accept,
 };
 use mezite_net::tls::{ALPN_WEB, ClientAuth, LiveIdentity, ServerTls, TlsIdentity};
 use mezite_ssh::cert::{CertKind, CertificateBuilder, Policy, verify};
@@ -38,13 +38,15 @@ pub(crate) struct Plan {
     pub(crate) node_name: &'static str,
     /// Whether the authority clients are given signs the hub's own TLS certificate.
     pub(crate) own_tls: bool,
+    /// What the node says in place of letting anybody in.
+    pub(crate) refusal: Option<&'static str>,
     /// Port of the web listener; 0 for any.
     pub(crate) port: u16,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { validity: (-60, 3600), node_name: "web", own_tls: true, port: 0 }
+        Self { validity: (-60, 3600), node_name: "web", own_tls: true, refusal: None, port: 0 }
     }
 }
 
@@ -249,10 +251,13 @@ async fn proxy(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, hub: Ar
 }
 
 async fn node(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, hub: Arc<Cluster>) {
-    let (_connection, mut incoming) = accept(io, Arc::clone(&hub.node)).await;
+    let (connection, mut incoming) = accept(io, Arc::clone(&hub.node)).await;
     while let Some(event) = incoming.next().await {
         match event {
-            Event::Auth(request) => decide(&hub, request),
+            Event::Auth(request) => match hub.plan.refusal {
+                Some(reason) => connection.disconnect(DisconnectReason::NoMoreAuthMethods, reason),
+                None => decide(&hub, request),
+            },
             Event::Channel(request) if request.open == ChannelOpen::Session => {
                 tokio::spawn(session(request.accept()));
             }

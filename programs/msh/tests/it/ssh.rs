@@ -57,3 +57,15 @@ async fn both_clocks_are_named_when_a_certificate_is_out_of_time() {
         assert_eq!(user.msh(&["status"]).await.code, if validity.1 > 0 { 0 } else { 5 });
     }
 }
+
+#[tokio::test]
+async fn a_refusal_is_given_in_the_words_of_the_node() {
+    let expired = "ssh: certificate expired: it ended at A, and the clock here says B";
+    for (refusal, wanted) in [("locked: no work\u{1b}[2J today", "locked: no work\\u{1b}[2J today"), (expired, expired)]
+    {
+        let hub = Hub::start(Plan { refusal: Some(refusal), ..Plan::default() }).await;
+        let user = User::of(&hub).await;
+        let run = user.msh(&["ssh", "ubuntu@web", "true"]).await;
+        assert!(run.code == 255 && run.stderr.contains(wanted), "{}", run.stderr);
+    }
+}
