@@ -77,7 +77,6 @@ pub(crate) async fn join(
         tx.audit(&event).await?;
     }
     tx.commit().await?;
-    hub.throttle.source_succeeded(caller.client_ip, std::time::Instant::now());
     reserve(hub, role, addresses);
     Ok(certs.reply)
 }

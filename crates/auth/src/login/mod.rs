@@ -130,12 +130,16 @@ pub(crate) async fn redeem_invite(
     password: Zeroizing<String>,
 ) -> Result<String, Fault> {
     admit_source(hub, caller.client_ip)?;
+    password::check(&password)?;
+    let refused = || {
+        hub.throttle.source_failed(caller.client_ip, Instant::now());
+        Fault::Denied("the invite is not valid; ask for a new one".into())
+    };
+    // Looked at and put back: an outsider without an invite is not worth a hash.
+    hub.store.begin(clock::now()).await?.use_invite(token).await?.ok_or_else(refused)?;
     let hash = hub.passwords.hash(password).await?;
     let mut tx = hub.store.begin(clock::now()).await?;
-    let Some(username) = tx.use_invite(token).await? else {
-        return Err(Fault::Denied("the invite is not valid; ask for a new one".into()));
-    };
-    hub.throttle.source_succeeded(caller.client_ip, Instant::now());
+    let username = tx.use_invite(token).await?.ok_or_else(refused)?;
     tx.set_password_hash(&username, &hash).await?;
     tx.revoke_logins(&username, None).await?;
     let event = hub.event(EventType::UserPasswordChanged).user(&username, &[]).resource("user", &username);
@@ -157,7 +161,7 @@ fn admit(hub: &Hub, username: &str, source: IpAddr) -> Result<(), Fault> {
     hub.throttle.admit(username, source, Instant::now()).map_err(too_many)
 }
 
-/// Charges an attempt with a secret that names nobody.
+/// Whether this source may try a secret that names nobody.
 ///
 /// # Errors
 /// [`Fault::Unavailable`] when this source failed too often.

@@ -59,25 +59,20 @@ impl Throttle {
         Ok(())
     }
 
-    /// Charges an attempt with a secret that names no user.
+    /// Whether this source may try a secret that names no user and cannot be guessed; only failures are charged.
     ///
     /// # Errors
     /// How long to wait when the allowance of the source is used up.
     pub(crate) fn admit_source(&self, source: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = network(source);
-        let wait = state.sources.wait(&source, PER_SOURCE, now);
-        if !wait.is_zero() {
-            return Err(wait);
-        }
-        state.sources.charge(source, PER_SOURCE, now);
-        Ok(())
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = state.sources.wait(&network(source), PER_SOURCE, now);
+        if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
 
-    /// Refunds an attempt of [`Throttle::admit_source`].
-    pub(crate) fn source_succeeded(&self, source: IpAddr, now: Instant) {
+    /// Charges a failure of [`Throttle::admit_source`].
+    pub(crate) fn source_failed(&self, source: IpAddr, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.sources.refund(&network(source), PER_SOURCE, now);
+        state.sources.charge(network(source), PER_SOURCE, now);
     }
 
     /// Refunds the attempt: the password was right.

@@ -1,5 +1,7 @@
 //! Joining the cluster, and renewing the certificates of those who have.
 
+use std::time::Instant;
+
 use mezite_core::audit::EventType;
 use mezite_core::kind::token::JoinRole;
 use mezite_core::{Fault, Invalid};
@@ -26,6 +28,7 @@ pub(super) async fn generate_host_certs(
         (_, token) => {
             let joined = join::join(hub, caller, role(&request.role)?, token, joining).await;
             if let Err(Fault::Denied(reason) | Fault::Conflict(reason)) = &joined {
+                hub.throttle.source_failed(caller.client_ip, Instant::now());
                 let mut event = hub.event(EventType::NodeJoinFailed).resource("node", &request.name);
                 event.error_message.clone_from(reason);
                 hub.store.audit(vec![caller.sign(event)]).await?;

@@ -99,7 +99,8 @@ service! {
 
     type WatchStream = Answers<WatchEvent>;
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let answer = watch::watch(&self.0, request.into_inner()).await;
+        let caller = caller(&request)?;
+        let answer = watch::watch(&self.0, &caller, request.into_inner()).await;
         answer.map(Response::new).map_err(|fault| self.status("watch", &fault))
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use mezite_core::kind::{Kind, Lock, Node, Role, User};
+use mezite_core::kind::{Kind, Lock, Node, NodeSpec, Role, User};
 use mezite_core::{Fault, Invalid};
 use mezite_proto::v1::{WatchEvent, WatchRequest};
 use mezite_store::{Change, Store};
@@ -16,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Answers;
-use super::sessions::TERMINATION;
+use super::sessions::{TERMINATION, node_of};
+use crate::caller::{Caller, Who};
 use crate::hub::Hub;
 
 /// The pseudo-kind of the trust bundle.
@@ -25,12 +26,17 @@ const KINDS: [&str; 6] = [Role::KIND, Lock::KIND, Node::KIND, User::KIND, TRUST,
 /// Events on their way to a reader.
 const WAITING: usize = 64;
 
-pub(super) async fn watch(hub: &Arc<Hub>, request: WatchRequest) -> Result<Answers<WatchEvent>, Fault> {
+pub(super) async fn watch(
+    hub: &Arc<Hub>,
+    caller: &Caller,
+    request: WatchRequest,
+) -> Result<Answers<WatchEvent>, Fault> {
     if let Some(unknown) = request.kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
         return Err(Invalid::new("kinds", format!("{unknown:?} is not one of {}", KINDS.join(", "))).into());
     }
     let changes = hub.store.subscribe();
-    let first = everything(hub, &request.kinds).await?;
+    let reader = Reader::of(hub, caller, request.kinds).await?;
+    let first = everything(hub, &reader).await?;
     let (sender, receiver) = mpsc::channel(WAITING);
     let hub = Arc::clone(hub);
     tokio::spawn(async move {
@@ -38,7 +44,7 @@ pub(super) async fn watch(hub: &Arc<Hub>, request: WatchRequest) -> Result<Answe
             () = hub.stop.cancelled() => {}
             // Also waits while nothing changes.
             () = sender.closed() => {}
-            ended = follow(&hub, &request.kinds, first, changes, &sender) => {
+            ended = follow(&hub, &reader, first, changes, &sender) => {
                 if let Err(status) = ended {
                     // The reader may be gone.
                     let _ = sender.try_send(Err(status));
@@ -51,9 +57,41 @@ pub(super) async fn watch(hub: &Arc<Hub>, request: WatchRequest) -> Result<Answe
 
 type Sender = mpsc::Sender<Result<WatchEvent, Status>>;
 
+/// Who watches, and what may be told.
+struct Reader {
+    kinds: Vec<String>,
+    /// Id and name of the node whose agent this is; it learns of no other node.
+    own: Option<(String, String)>,
+}
+
+impl Reader {
+    async fn of(hub: &Hub, caller: &Caller, kinds: Vec<String>) -> Result<Self, Fault> {
+        let own = match &caller.who {
+            Who::Agent(_) => {
+                let node = node_of(hub, caller).await?;
+                Some((node.node_id, node.hostname))
+            }
+            _ => None,
+        };
+        Ok(Self { kinds, own })
+    }
+
+    fn wants(&self, kind: &str, name: &str) -> bool {
+        let is_visible = kind != Node::KIND || self.own.as_ref().is_none_or(|(_, own)| own == name);
+        is_visible && self.kinds.iter().any(|wanted| wanted == kind)
+    }
+
+    /// Whether the change takes the reader's own node away.
+    fn is_removed_by(&self, change: &Change) -> bool {
+        let Some((id, name)) = &self.own else { return false };
+        let is_own = |json: &str| serde_json::from_str::<NodeSpec>(json).is_ok_and(|node| node.node_id == *id);
+        change.kind == Node::KIND && change.name == *name && !change.json.as_deref().is_some_and(is_own)
+    }
+}
+
 async fn follow(
     hub: &Hub,
-    kinds: &[String],
+    reader: &Reader,
     first: Vec<WatchEvent>,
     mut changes: Receiver<Change>,
     sender: &Sender,
@@ -72,7 +110,10 @@ async fn follow(
             Err(RecvError::Lagged(_)) => return Err(Status::unavailable("too slow for the changes; start again")),
             Err(RecvError::Closed) => return Ok(()),
         };
-        let is_wanted = kinds.iter().any(|kind| kind == change.kind);
+        if reader.is_removed_by(&change) {
+            return Err(Status::permission_denied("this node was deleted or replaced"));
+        }
+        let is_wanted = reader.wants(change.kind, &change.name);
         let is_listed =
             newest.iter().any(|(kind, held)| *kind == change.kind && 0 < change.revision && change.revision <= *held);
         if is_wanted && !is_listed {
@@ -103,8 +144,8 @@ async fn changed(store: &Store, change: Change) -> Result<WatchEvent, Fault> {
 }
 
 /// The objects of the kinds asked for, as they stand.
-async fn everything(hub: &Hub, kinds: &[String]) -> Result<Vec<WatchEvent>, Fault> {
-    let wants = |kind: &str| kinds.iter().any(|wanted| wanted == kind);
+async fn everything(hub: &Hub, reader: &Reader) -> Result<Vec<WatchEvent>, Fault> {
+    let wants = |kind: &str| reader.kinds.iter().any(|wanted| wanted == kind);
     let mut events = Vec::new();
     if wants(TRUST) {
         events.push(WatchEvent { kind: TRUST.into(), json: trust_json(hub), ..WatchEvent::default() });
@@ -116,7 +157,8 @@ async fn everything(hub: &Hub, kinds: &[String]) -> Result<Vec<WatchEvent>, Faul
         events.extend(objects::<Lock>(&hub.store).await?);
     }
     if wants(Node::KIND) {
-        events.extend(objects::<Node>(&hub.store).await?);
+        let nodes = objects::<Node>(&hub.store).await?;
+        events.extend(nodes.into_iter().filter(|node| reader.wants(Node::KIND, &node.name)));
     }
     if wants(User::KIND) {
         events.extend(hub.store.all::<User>().await?.into_iter().map(|user| {

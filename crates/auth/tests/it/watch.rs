@@ -81,6 +81,26 @@ async fn a_deleted_user_is_told_and_loses_live_sessions() {
 }
 
 #[tokio::test]
+async fn an_agent_learns_of_no_other_node_and_nothing_once_it_is_removed() {
+    let cluster = Cluster::new().await;
+    let mut one = cluster.machine("node", "web-1").await;
+    let mut proxy = cluster.machine("proxy", "p").await;
+    let mut admin = cluster.admin().await;
+    cluster.machine("node", "web-2").await;
+    let mut events = one.client.watch(kinds(&["node"])).await.unwrap().into_inner();
+    let own: Vec<_> = first(&mut events).await.into_iter().map(|event| event.name).collect();
+    assert_eq!(own, ["web-1"]);
+    let mut all = proxy.client.watch(kinds(&["node"])).await.unwrap().into_inner();
+    assert_eq!(first(&mut all).await.len(), 2);
+    for name in ["web-2", "web-1"] {
+        let delete = DeleteObjectRequest { kind: "node".into(), name: name.into(), expected_revision: None };
+        admin.client.delete_object(admin.with(delete)).await.unwrap();
+        assert_eq!(next(&mut all).await.name, name);
+    }
+    assert_eq!(events.message().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
 async fn a_watcher_asks_for_known_kinds_only_and_is_let_go_at_the_stop() {
     let cluster = Cluster::new().await;
     let mut proxy = cluster.machine("proxy", "p").await;
