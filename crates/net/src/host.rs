@@ -176,8 +176,11 @@ impl HostIdentity {
             .map_err(|e| HostError(format!("TLS certificate: {e}")))
     }
 
-    /// Seconds from `now` until two thirds of the certificates' life of `life` seconds are over (at least 1).
+    /// Seconds from `now` until two thirds of the certificates' life are over (at least 1): of `life` seconds, or of the life
+    /// they were given when the cluster's setting is shorter.
     pub fn renew_in(&self, now_unix: u64, life: u64) -> u64 {
+        let given = self.ssh_certificate.valid_before.saturating_sub(self.ssh_certificate.valid_after);
+        let life = life.min(given);
         u64::try_from(self.valid_before_unix)
             .unwrap_or_default()
             .saturating_sub(life / 3)
