@@ -6,6 +6,7 @@ mod access;
 mod cast;
 #[cfg(test)]
 mod chain;
+mod reference;
 #[cfg(test)]
 mod roles;
 #[cfg(test)]
