@@ -203,7 +203,9 @@ pub(crate) enum Tokens {
     #[command(visible_alias = "rm")]
     Delete {
         /// Name or id of the token
-        token: String,
+        // Another name than the global --token, whose value it would take.
+        #[arg(value_name = "TOKEN")]
+        doomed: String,
     },
 }
 
@@ -456,6 +458,13 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).err().map(|e| e.to_string()).unwrap_or_default());
         }
+    }
+
+    #[test]
+    fn a_token_to_delete_is_not_the_token_to_log_in_with() {
+        let args = parse("mezctl --token secret tokens delete t1").unwrap();
+        assert_eq!(args.global.token.as_deref(), Some("secret"));
+        assert!(matches!(args.command, Command::Tokens(Tokens::Delete { doomed }) if doomed == "t1"));
     }
 
     #[test]

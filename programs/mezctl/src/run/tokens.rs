@@ -20,9 +20,9 @@ pub(super) async fn run(mut context: Context, command: Tokens) -> Result<()> {
             let tokens = context.admin.list(Token::KIND).await?;
             context.format.print(&records(&tokens), |_| table(&tokens))
         }
-        Tokens::Delete { token } => {
-            context.admin.delete(Token::KIND, &token).await?;
-            cli::print(&format!("Token {} deleted\n", escape_control(&token)))
+        Tokens::Delete { doomed } => {
+            context.admin.delete(Token::KIND, &doomed).await?;
+            cli::print(&format!("Token {} deleted\n", escape_control(&doomed)))
         }
     }
 }
