@@ -1,6 +1,7 @@
 //! One session on a node: a shell or a command, joined to this terminal.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use mezite_core::text::escape_control;
 use mezite_net::ssh::{
     ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, CloseReason, PtyRequest, SessionRequest,
@@ -14,6 +15,8 @@ use crate::terminal::{self, Ending, Escape, Raw};
 
 /// Bytes read from standard input at once.
 const CHUNK: usize = 32 << 10;
+/// Bytes of output written at once, about.
+const GATHERED: usize = 256 << 10;
 /// What ssh(1) answers when a session ends without a status.
 const NO_STATUS: u8 = 255;
 
@@ -164,13 +167,17 @@ async fn send_input(writer: ChannelWriter, is_typed: bool) -> bool {
     }
 }
 
-/// Writes what the node sends. The next piece is asked for when the last one is written, so a slow reader slows the node.
+/// Writes what the node sends. More is asked for when the last piece is written, so a slow reader slows the node.
 async fn show_output(mut reader: ChannelReader) -> Result<Outcome> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     let mut outcome = Outcome::Silent;
-    while let Some(event) = reader.recv().await {
+    let mut next = reader.recv().await;
+    while let Some(event) = next.take() {
         let written = match event {
-            ChannelEvent::Data(data) => write(&mut stdout, &data).await,
+            ChannelEvent::Data(data) => {
+                let data = gather(data, &mut reader, &mut next);
+                write(&mut stdout, &data).await
+            }
             ChannelEvent::Extended(_, data) => write(&mut stderr, &data).await,
             ChannelEvent::Eof => Ok(()),
             ChannelEvent::Request(asked) => {
@@ -188,8 +195,28 @@ async fn show_output(mut reader: ChannelReader) -> Result<Outcome> {
             std::io::ErrorKind::BrokenPipe => Error::Closed,
             _ => Error::Local(format!("cannot write the output: {error}")),
         })?;
+        if next.is_none() {
+            next = reader.recv().await;
+        }
     }
     Ok(outcome)
+}
+
+/// `data` with what is here already behind it, up to [`GATHERED`] bytes: each write is a way through another thread. What
+/// is no data goes to `next`.
+fn gather(data: Bytes, reader: &mut ChannelReader, next: &mut Option<ChannelEvent>) -> Bytes {
+    let mut gathered = BytesMut::from(data);
+    while gathered.len() < GATHERED {
+        match reader.recv().now_or_never() {
+            Some(Some(ChannelEvent::Data(more))) => gathered.extend_from_slice(&more),
+            Some(other) => {
+                *next = other;
+                break;
+            }
+            None => break,
+        }
+    }
+    gathered.freeze()
 }
 
 async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> std::io::Result<()> {
