@@ -45,15 +45,19 @@ pub async fn run(node: &NodeConnection, request: Request) -> Result<u8> {
     let is_typed = raw.is_some();
     let outcome = follow(reader, writer, is_typed).await;
     drop(raw);
-    if let Some(CloseReason::Peer { message, .. }) = node.ended()
-        && !matches!(outcome, Ok(Outcome::Silent))
-    {
-        eprintln!("msh: the connection was closed: {}", escape_control(&message));
+    let farewell = match node.ended() {
+        Some(CloseReason::Peer { message, .. }) if !matches!(outcome, Ok(Outcome::Silent)) => Some(message),
+        _ => None,
+    };
+    if let Some(message) = &farewell {
+        eprintln!("msh: the connection was closed: {}", escape_control(message));
     }
     match outcome? {
         Outcome::Exit(status) => Ok(status),
         Outcome::Signal(name) => {
-            eprintln!("msh: the command was ended by SIG{}", escape_control(&name));
+            if farewell.is_none() {
+                eprintln!("msh: the command was ended by SIG{}", escape_control(&name));
+            }
             Ok(number(&name).map_or(NO_STATUS, |number| 128 + number))
         }
         Outcome::HungUp => {

@@ -72,7 +72,8 @@ fn selector(labels: &Value) -> String {
 }
 
 async fn create(mut context: Context, file: &Path) -> Result<()> {
-    let source = Document::parse(&file.display().to_string(), &read(file)?)?;
+    let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    let source = Document::parse(&name, &read(file)?)?;
     let (name, role) = parse_role(&source.value).map_err(|error| source.locate(error))?;
     let expected = match context.admin.get(Role::KIND, &name).await {
         Ok(existing) => existing.revision,
