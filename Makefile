@@ -39,7 +39,7 @@ deny:
 
 # Rewrites the generated references under docs/reference/.
 docs:
-	MEZITE_UPDATE_DOCS=1 $(CARGO) test --locked --workspace reference_
+	MEZITE_UPDATE_DOCS=1 UPDATE_REFERENCE=1 $(CARGO) test --locked --workspace reference
 
 deps:
 	scripts/deps build
