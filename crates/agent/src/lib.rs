@@ -128,7 +128,7 @@ pub async fn run(
     let Some(member) = join_patiently(&config, &place, &stop).await? else { return Ok(()) };
     let Member { identity, tls: own_tls, roots, auth } = member;
     let proxy = proxy_dialer(&config, Arc::clone(&roots), Arc::clone(&own_tls))?;
-    let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "trust", "termination"], stop.clone());
+    let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "user", "trust", "termination"], stop.clone());
     let (renewed, current) = watch::channel(Arc::new(identity));
     let first = Arc::clone(&current.borrow());
     let live = Arc::new(AtomicU32::new(0));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mezite_core::kind::{self, Kind, NodeSpec};
 use mezite_core::lock::Lock;
-use mezite_core::rbac::Roles;
+use mezite_core::rbac::{Roles, Users};
 use mezite_proto::v1;
 use mezite_proto::v1::auth_client::AuthClient;
 use mezite_ssh::key::PublicKey;
@@ -72,7 +72,9 @@ pub struct View {
     pub roles: Arc<Roles>,
     /// All locks.
     pub locks: Arc<Vec<Lock>>,
-    /// Nodes by name; proxies only.
+    /// Users by name, with what they hold.
+    pub users: Arc<Users>,
+    /// Nodes by name; an agent knows its own only.
     pub nodes: Arc<BTreeMap<String, NodeSpec>>,
 }
 
@@ -200,6 +202,16 @@ impl View {
             TRUST => self.trust = Arc::new(trust(&json)?),
             kind::Role::KIND => put::<kind::Role>(Arc::make_mut(&mut self.roles), name, &json, deleted),
             kind::Node::KIND => put::<kind::Node>(Arc::make_mut(&mut self.nodes), name, &json, deleted),
+            kind::User::KIND => {
+                let users = Arc::make_mut(&mut self.users);
+                users.remove(&name);
+                if !deleted {
+                    match serde_json::from_slice(&json) {
+                        Ok(standing) => drop(users.insert(name, standing)),
+                        Err(error) => tracing::error!(user = name, %error, "a user cannot be read"),
+                    }
+                }
+            }
             kind::Lock::KIND => {
                 let locks = Arc::make_mut(&mut self.locks);
                 locks.retain(|lock| lock.name != name);
@@ -262,6 +274,18 @@ mod tests {
         assert_eq!(view.locks.len(), 1);
         view.apply(event("lock", "l1", "")).unwrap();
         assert!(view.locks.is_empty());
+    }
+
+    #[test]
+    fn a_user_is_known_until_deleted_and_an_unreadable_one_is_absent() {
+        let mut view = View::default();
+        view.apply(event("user", "alice", r#"{"user_id":"u1","roles":["access"]}"#)).unwrap();
+        assert_eq!(view.users["alice"].roles, ["access"]);
+        view.apply(event("user", "alice", "null")).unwrap();
+        assert!(view.users.is_empty());
+        view.apply(event("user", "bob", r#"{"user_id":"u2","roles":[]}"#)).unwrap();
+        view.apply(event("user", "bob", "")).unwrap();
+        assert!(view.users.is_empty());
     }
 
     #[test]

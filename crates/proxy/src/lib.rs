@@ -143,7 +143,7 @@ pub async fn start(
     let tunnel_door = bind("tunnels", config.tunnel_addr).await?;
     let (https_addr, ssh_addr, tunnel_addr) = (https.1, ssh_door.1, tunnel_door.1);
 
-    let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "trust", "termination"], stop.clone());
+    let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "user", "trust", "termination"], stop.clone());
     let (forwards, forward_reports) = mpsc::channel(FORWARD_REPORTS);
     let reporter = Reporter::start(auth.clone());
     let tunnels = Tunnels::new(identity.host_id.clone(), forwards);

@@ -161,6 +161,7 @@ pub(super) enum NotAllowed {
 pub(super) fn decide(agent: &Agent, view: &View, identity: &Identity, login: &str) -> Result<Permit, NotAllowed> {
     let node = view.nodes.get(&agent.node_name).filter(|node| node.node_id == agent.node_id);
     let labels = &node.ok_or(NotAllowed::Unlisted)?.labels;
+    rbac::standing(identity, &view.users)?;
     let permit = rbac::check(&Question {
         identity,
         roles: &view.roles,

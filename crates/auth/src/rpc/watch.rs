@@ -110,15 +110,17 @@ async fn follow(
             Err(RecvError::Lagged(_)) => return Err(Status::unavailable("too slow for the changes; start again")),
             Err(RecvError::Closed) => return Ok(()),
         };
-        if reader.is_removed_by(&change) {
-            return Err(Status::permission_denied("this node was deleted or replaced"));
-        }
+        let is_removed = reader.is_removed_by(&change);
         let is_wanted = reader.wants(change.kind, &change.name);
         let is_listed =
             newest.iter().any(|(kind, held)| *kind == change.kind && 0 < change.revision && change.revision <= *held);
         if is_wanted && !is_listed {
             let event = changed(&hub.store, change).await.map_err(|fault| mezite_proto::status(&fault))?;
             sender.send(Ok(event)).await.map_err(gone)?;
+        }
+        // Told first, so that the agent ends at once what runs under its old identity.
+        if is_removed {
+            return Err(Status::permission_denied("this node was deleted or replaced"));
         }
     }
 }

@@ -97,6 +97,8 @@ async fn an_agent_learns_of_no_other_node_and_nothing_once_it_is_removed() {
         admin.client.delete_object(admin.with(delete)).await.unwrap();
         assert_eq!(next(&mut all).await.name, name);
     }
+    let told = next(&mut events).await;
+    assert_eq!((told.name.as_str(), told.deleted), ("web-1", true));
     assert_eq!(events.message().await.unwrap_err().code(), Code::PermissionDenied);
 }
 

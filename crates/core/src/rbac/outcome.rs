@@ -172,6 +172,13 @@ pub enum Reason {
     NoLogin,
     /// The roles give more logins than a certificate can name.
     TooManyLogins,
+    /// The user was deleted; one made anew under the name is somebody else.
+    UserGone,
+    /// The user does not hold a role of the certificate any more.
+    RoleWithdrawn {
+        /// Name of the role.
+        role: String,
+    },
     /// The certificate was issued before the login was granted.
     NotInCertificate {
         /// The login.
@@ -260,6 +267,10 @@ impl fmt::Display for Reason {
             Self::LoginNotAllowed { login } => write!(f, "no role allows the login {login} on this node"),
             Self::NoLogin => f.write_str("no role allows any login on this node"),
             Self::TooManyLogins => f.write_str("the roles give more logins than a certificate can name"),
+            Self::UserGone => f.write_str("the user of the certificate does not exist any more"),
+            Self::RoleWithdrawn { role } => {
+                write!(f, "the user does not hold role {role} of the certificate any more; run msh login")
+            }
             Self::NotInCertificate { login } => {
                 write!(f, "the certificate does not name the login {login}; run msh login")
             }

@@ -2,6 +2,7 @@
 
 use mezite_core::identity::Identity;
 use mezite_core::lock::{self, Subject};
+use mezite_core::rbac;
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{AuthMethod, AuthRequest, Credential, DisconnectReason, Event, Incoming, Method, OpenFailure};
@@ -91,6 +92,7 @@ fn admit(front: &Front, view: &View, certificate: &Certificate) -> Result<User, 
     if identity.cluster != front.cluster_name {
         return Err(format!("the certificate is of cluster {}", escape_control(&identity.cluster)));
     }
+    rbac::standing(&identity, &view.users).map_err(|denied| denied.to_string())?;
     let subject = Subject { user: &identity.user, roles: &identity.roles, ..Default::default() };
     if let Some(lock) = lock::first(&view.locks, subject, clock::now()) {
         return Err(format!("access denied: locked ({}): {}", lock.name, lock.message()));

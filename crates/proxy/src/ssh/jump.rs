@@ -105,7 +105,7 @@ impl Jump {
             now: clock::now(),
         };
         let (name, node_id) = (found.name.to_owned(), found.id.to_owned());
-        match rbac::check(&question) {
+        match rbac::standing(&self.user.identity, &view.users).and_then(|()| rbac::check(&question)) {
             Ok(permit) => Ok(Decided { node_id, name, permit, revision: view.revision }),
             Err(denied) => Err(Refused::Denied { name, node_id, denied }),
         }
