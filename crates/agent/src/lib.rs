@@ -63,6 +63,8 @@ struct Agent {
     spool: Arc<Spool>,
     outbox: Arc<Outbox>,
     live: Arc<AtomicU32>,
+    /// Sessions end with it.
+    stop: CancellationToken,
 }
 
 /// Counts a session while it lives.
@@ -144,6 +146,7 @@ pub async fn run(
         spool: Arc::clone(&spool),
         outbox: Arc::clone(&outbox),
         live: Arc::clone(&live),
+        stop: stop.clone(),
     });
     ready();
     let uploader = Uploader::new(spool, auth.clone());

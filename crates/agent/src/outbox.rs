@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mezite_core::name::is_uuid;
@@ -26,6 +26,8 @@ const AGENT_DIED: &str = "agent";
 #[derive(Debug)]
 pub(crate) struct Outbox {
     dir: PathBuf,
+    /// Ends that the disk had no room for; at most one for each session of this process.
+    unkept: Mutex<Vec<v1::EndSessionRequest>>,
     wake: Notify,
 }
 
@@ -33,7 +35,7 @@ impl Outbox {
     /// Opens the directory. Sessions that are still open in it belonged to an agent that died: they ended when it did, as
     /// far as anybody knows by now.
     pub(crate) fn open(dir: PathBuf) -> std::io::Result<Arc<Self>> {
-        let outbox = Self { dir, wake: Notify::new() };
+        let outbox = Self { dir, unkept: Mutex::default(), wake: Notify::new() };
         for (path, mut end) in outbox.entries()? {
             if end.ended_unix_ms == 0 {
                 end.ended_unix_ms = clock::now_unix_ms();
@@ -54,15 +56,21 @@ impl Outbox {
         write_synced(&self.path(&session.session_id), &open.encode_to_vec())
     }
 
-    /// Forgets a session that did not start.
+    /// Forgets a session that did not start, or whose end is told.
     pub(crate) fn forget(&self, session_id: &str) {
         let _ = fs::remove_file(self.path(session_id));
+        self.unkept().retain(|end| end.session_id != session_id);
     }
 
-    /// Notes the end of a session; it is told to Auth soon.
-    pub(crate) fn end(&self, end: &v1::EndSessionRequest) {
+    fn unkept(&self) -> std::sync::MutexGuard<'_, Vec<v1::EndSessionRequest>> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the end of a session; it is told to Auth soon. An end that cannot be written is kept in memory.
+    pub(crate) fn end(&self, end: v1::EndSessionRequest) {
         if let Err(error) = write_synced(&self.path(&end.session_id), &end.encode_to_vec()) {
-            tracing::error!(session_id = end.session_id, %error, "the end of a session could not be kept");
+            tracing::error!(session_id = end.session_id, %error, "the end of a session could not be written");
+            self.unkept().push(end);
         }
         self.wake.notify_one();
     }
@@ -92,14 +100,16 @@ impl Outbox {
                 return false;
             }
         };
-        for (path, end) in entries.into_iter().filter(|(_, end)| end.ended_unix_ms != 0) {
+        let unkept: Vec<_> = self.unkept().iter().map(|end| (self.path(&end.session_id), end.clone())).collect();
+        for (path, end) in unkept.into_iter().chain(entries).filter(|(_, end)| end.ended_unix_ms != 0) {
+            let session_id = end.session_id.clone();
             match auth.end_session(end).await {
-                Ok(_) => drop(fs::remove_file(&path)),
+                Ok(_) => self.forget(&session_id),
                 Err(status)
                     if matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::NotFound) =>
                 {
                     tracing::error!(error = status.message(), path = %path.display(), "the auth service refuses the end of a session");
-                    drop(fs::remove_file(&path));
+                    self.forget(&session_id);
                 }
                 Err(status) => {
                     tracing::debug!(error = status.message(), "the end of a session is told later");
@@ -147,6 +157,18 @@ mod tests {
         let [(_, end)] = entries.as_slice() else { panic!("{entries:?}") };
         assert_eq!((end.session_id.as_str(), end.reason.as_str()), (session_id.as_str(), "agent"));
         assert_ne!(end.ended_unix_ms, 0);
+    }
+
+    #[test]
+    fn an_end_that_the_disk_does_not_take_is_kept_until_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(dir.path().to_path_buf()).unwrap();
+        let end = v1::EndSessionRequest { session_id: "s".to_owned(), ended_unix_ms: 1, ..Default::default() };
+        dir.close().unwrap();
+        outbox.end(end.clone());
+        assert_eq!(*outbox.unkept(), [end]);
+        outbox.forget("s");
+        assert!(outbox.unkept().is_empty());
     }
 
     #[test]

@@ -29,7 +29,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a session ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`.
+    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`, `agent`.
     pub(super) reason: &'static str,
     pub(super) exit: Exit,
     /// The client is told this, and the connection ends.
@@ -116,10 +116,19 @@ async fn pump(
                     return Ended { reason: "disconnect", exit: exit.unwrap_or(Exit::Unknown), farewell: None };
                 }
             }
+            // Seen also while the program takes no input and nothing of what the client sent before can be read.
+            () = writer.closed() => {
+                return Ended { reason: "disconnect", exit: exit.unwrap_or(Exit::Unknown), farewell: None };
+            }
             error = failed(recorder), if recorder.is_some() => return unrecorded(control, messages, writer, &error).await,
             verdict = &mut verdict => {
-                let Verdict { reason, message } = verdict;
-                let exit = terminate(control, messages, writer, &message).await;
+                let Verdict { reason, message, kill } = verdict;
+                let exit = if kill {
+                    terminate(control, messages, writer, &message).await
+                } else {
+                    tell(writer, &message).await;
+                    Exit::Unknown
+                };
                 return Ended { reason, exit, farewell: Some(message) };
             }
         }
@@ -157,12 +166,16 @@ async fn terminate(
     message: &str,
 ) -> Exit {
     let asked = control.send(&Control::Terminate).await;
-    let text = Bytes::from(format!("\r\nmezite: {message}\r\n"));
-    let _ = timeout(FAREWELL_TIMEOUT, writer.extended(1, text)).await;
+    tell(writer, message).await;
     if asked.is_err() {
         return Exit::Unknown;
     }
     timeout(TERMINATE_TIMEOUT, messages.exit()).await.unwrap_or(Exit::Unknown)
+}
+
+async fn tell(writer: &ChannelWriter, message: &str) {
+    let text = Bytes::from(format!("\r\nmezite: {message}\r\n"));
+    let _ = timeout(FAREWELL_TIMEOUT, writer.extended(1, text)).await;
 }
 
 /// The starter ends with its socket; somebody has to take its status.

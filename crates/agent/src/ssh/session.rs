@@ -27,6 +27,8 @@ use crate::tunnel::up;
 
 /// How long Auth may take to note the start of a session before the session starts without it.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a last word may take to be sent.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The exit status of a failure of ours, as ssh has it.
 const OURS: u32 = 255;
 
@@ -108,15 +110,14 @@ impl Session {
     async fn start(&self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
         let agent = &self.admitted.agent;
         agent.outbox.begin(&self.info).map_err(|e| format!("the session cannot be noted on this node: {e}"))?;
-        let started = self.start_noted(command, prepared).await;
-        if started.is_err() {
-            agent.outbox.forget(&self.info.session_id);
-        }
-        started
-    }
-
-    async fn start_noted(&self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
-        let recorder = self.recorder(&prepared).await?;
+        let recorder = match self.recorder(&prepared).await {
+            Ok(recorder) => recorder,
+            Err(reason) => {
+                // Auth has not heard of it.
+                agent.outbox.forget(&self.info.session_id);
+                return Err(reason);
+            }
+        };
         let spec = self.spec(command, prepared);
         let (told, leader) = tokio::join!(self.tell_auth(), Leader::spawn(&self.admitted.agent.starter, spec));
         let begun = match (told, leader) {
@@ -241,6 +242,7 @@ impl Session {
         writer.close();
         if let Some(farewell) = ended.farewell {
             connection.disconnect(DisconnectReason::ByApplication, &farewell);
+            let _ = timeout(FAREWELL_TIMEOUT, connection.closed()).await;
         }
     }
 
@@ -254,6 +256,7 @@ impl Session {
         tokio::pin!(certificate, session);
         loop {
             tokio::select! {
+                () = agent.stop.cancelled() => return Verdict::stopping(),
                 () = &mut certificate => return Verdict::new("expired", "the certificate has expired; run msh login"),
                 () = &mut session => return Verdict::new("expired", "the longest session that your roles allow is over"),
                 ended = terminations.recv() => match ended {
@@ -272,7 +275,7 @@ impl Session {
     }
 
     fn end(&self, ended: &Ended) {
-        self.admitted.agent.outbox.end(&v1::EndSessionRequest {
+        self.admitted.agent.outbox.end(v1::EndSessionRequest {
             session_id: self.info.session_id.clone(),
             ended_unix_ms: clock::now_unix_ms(),
             reason: ended.reason.to_owned(),
@@ -287,11 +290,17 @@ impl Session {
 pub(super) struct Verdict {
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// Every process of the session is killed; without it they get what a lost connection gives them.
+    pub(super) kill: bool,
 }
 
 impl Verdict {
     fn new(reason: &'static str, message: &str) -> Self {
-        Self { reason, message: message.to_owned() }
+        Self { reason, message: message.to_owned(), kill: true }
+    }
+
+    fn stopping() -> Self {
+        Self { reason: "agent", message: "the agent of this node is stopping".to_owned(), kill: false }
     }
 }
 

@@ -226,7 +226,7 @@ impl ChannelWriter {
         .await
     }
 
-    /// Sends some of `data`, which is not empty.
+    /// Sends some of `data`. When it is empty or the window is closed, the waker is kept until that may have changed.
     pub(super) fn poll_send(&self, cx: &Context<'_>, stderr: bool, data: &[u8]) -> Poll<Result<usize, Closed>> {
         let id = self.guard.id;
         self.guard.live.shared.with(|state| match state.engine.send_data(id, stderr, data) {
@@ -240,6 +240,16 @@ impl ChannelWriter {
             }
             Some(sent) => Poll::Ready(Ok(sent)),
         })
+    }
+
+    /// Comes back when the peer has closed the channel or the connection is over, whether or not what came before is read;
+    /// at once after an [`Self::eof`] of ours.
+    pub async fn closed(&self) {
+        poll_fn(|cx| match self.poll_send(cx, false, &[]) {
+            Poll::Ready(Err(Closed)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        })
+        .await;
     }
 
     /// Says that no more data will follow.
