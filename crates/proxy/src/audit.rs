@@ -36,11 +36,9 @@ impl Reporter {
         Self { events }
     }
 
-    /// A certificate did not open the front door. `holder` is given only when one of our CAs signed it.
-    pub(crate) fn certificate_refused(&self, holder: Option<&String>, peer: SocketAddr, reason: &str) {
-        let Some(holder) = holder else { return };
-        let mut event =
-            event(EventType::AccessDenied, peer).resource("user", holder.as_str()).user(holder.as_str(), &[]);
+    /// A certificate that one of our CAs signed for `holder` did not open the front door.
+    pub(crate) fn certificate_refused(&self, kind: EventType, holder: &str, peer: SocketAddr, reason: &str) {
+        let mut event = event(kind, peer).resource("user", holder).user(holder, &[]);
         event.error_message = reason.to_owned();
         self.queue(event);
     }

@@ -12,7 +12,7 @@ use mezite_net::ssh::{
     AuthMethod, AuthRequest, Connection, Credential, DisconnectReason, Event, Incoming, Method, OpenFailure,
 };
 use mezite_net::watch::View;
-use mezite_ssh::cert::{self, CertKind, Certificate, Policy};
+use mezite_ssh::cert::{self, CertError, CertKind, Certificate, Policy};
 
 use crate::Agent;
 use crate::ssh::{Admitted, Dial};
@@ -67,8 +67,9 @@ fn attempt(agent: &Arc<Agent>, dial: &Dial, connection: &Connection, request: Au
         Err(Refusal::Told { reason, event }) => {
             tracing::info!(reason, "access refused");
             agent.report(*event);
-            request.reject(&[Method::PublicKey]);
+            // In the place of an answer: after a failure the client would write again, into a closed connection.
             connection.disconnect(DisconnectReason::NoMoreAuthMethods, &reason);
+            request.reject(&[]);
             None
         }
     }
@@ -99,12 +100,16 @@ fn admit(agent: &Arc<Agent>, dial: &Dial, certificate: &Certificate, login: &str
     };
     cert::verify(certificate, &policy).map_err(|error| {
         if error.is_from_known_authority() {
-            told(format!("ssh: {error}"), EventType::AccessDenied)
+            let kind = match error {
+                CertError::SourceAddress => EventType::AccessDeniedSourceIp,
+                _ => EventType::AccessDeniedCertificate,
+            };
+            told(format!("ssh: {error}"), kind)
         } else {
             Refusal::Stranger(error.to_string())
         }
     })?;
-    let identity = identity(agent, certificate).map_err(|e| told(e, EventType::AccessDenied))?;
+    let identity = identity(agent, certificate).map_err(|e| told(e, EventType::AccessDeniedCertificate))?;
     if identity.user_id != dial.grant.user_id {
         return Err(told(
             "the certificate is of another user than the one that the proxy let in".to_owned(),

@@ -1,5 +1,6 @@
 //! Authentication at the front door: a user certificate of this cluster, nothing else.
 
+use mezite_core::audit::EventType;
 use mezite_core::identity::Identity;
 use mezite_core::lock::{self, Subject};
 use mezite_core::rbac;
@@ -7,7 +8,7 @@ use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{AuthMethod, AuthRequest, Credential, DisconnectReason, Event, Incoming, Method, OpenFailure};
 use mezite_net::watch::View;
-use mezite_ssh::cert::{self, CertKind, Certificate, Policy};
+use mezite_ssh::cert::{self, CertError, CertKind, Certificate, Policy};
 
 use crate::ssh::{Client, Front, User};
 
@@ -45,33 +46,44 @@ fn attempt(client: &Client, request: AuthRequest, verified: &mut Option<User>) {
             request.accept();
         }
         Err(refusal) if signed => {
-            let Refusal { reason, ours } = refusal;
+            let Refusal { reason, event } = refusal;
             let key_id = escape_control(&certificate.key_id);
             tracing::info!(peer = %client.peer, %key_id, reason, "login refused at the SSH front door");
-            client.front.reporter.certificate_refused(ours.then_some(&certificate.key_id), client.peer, &reason);
-            request.reject(&[Method::PublicKey]);
-            if ours {
-                // The holder of a certificate that we issued is told why; anybody else is not.
+            if let Some(kind) = event {
+                client.front.reporter.certificate_refused(kind, &certificate.key_id, client.peer, &reason);
+                // The holder of a certificate that we issued is told why, in the place of an answer: after a failure the
+                // client would write again, into a closed connection. Anybody else is told nothing.
                 client.connection.disconnect(DisconnectReason::NoMoreAuthMethods, &reason);
             }
+            request.reject(&[Method::PublicKey]);
         }
         // Answered yes, so that the reason is given over a signature.
-        Err(Refusal { ours: true, .. }) => request.accept(),
-        Err(Refusal { ours: false, .. }) => request.reject(&[Method::PublicKey]),
+        Err(Refusal { event: Some(_), .. }) => request.accept(),
+        Err(Refusal { event: None, .. }) => request.reject(&[Method::PublicKey]),
     }
 }
 
 /// Why a certificate does not open the front door.
 struct Refusal {
     reason: String,
-    /// The certificate was signed by a User CA of this cluster.
-    ours: bool,
+    /// What it is in the audit log, when a User CA of this cluster signed the certificate; nothing of a stranger's is logged.
+    event: Option<EventType>,
+}
+
+impl Refusal {
+    fn of(error: &CertError) -> Self {
+        let kind = match error {
+            CertError::SourceAddress => EventType::AccessDeniedSourceIp,
+            _ => EventType::AccessDeniedCertificate,
+        };
+        Self { reason: format!("ssh: {error}"), event: error.is_from_known_authority().then_some(kind) }
+    }
 }
 
 /// Everything that can be said about a certificate before a node is named.
 fn verify(client: &Client, certificate: &Certificate) -> Result<User, Refusal> {
     let front = &client.front;
-    let view = front.cluster.current().map_err(|e| Refusal { reason: e.to_string(), ours: false })?;
+    let view = front.cluster.current().map_err(|e| Refusal { reason: e.to_string(), event: None })?;
     let policy = Policy {
         kind: CertKind::User,
         authorities: &view.trust.user_authorities,
@@ -79,23 +91,24 @@ fn verify(client: &Client, certificate: &Certificate) -> Result<User, Refusal> {
         principal: None,
         source: Some(client.peer.ip()),
     };
-    cert::verify(certificate, &policy)
-        .map_err(|e| Refusal { reason: format!("ssh: {e}"), ours: e.is_from_known_authority() })?;
-    admit(front, &view, certificate).map_err(|reason| Refusal { reason, ours: true })
+    cert::verify(certificate, &policy).map_err(|e| Refusal::of(&e))?;
+    admit(front, &view, certificate).map_err(|(kind, reason)| Refusal { reason, event: Some(kind) })
 }
 
 /// What a good certificate says, and whether a lock stops its holder.
-fn admit(front: &Front, view: &View, certificate: &Certificate) -> Result<User, String> {
+fn admit(front: &Front, view: &View, certificate: &Certificate) -> Result<User, (EventType, String)> {
+    let other = |reason: String| (EventType::AccessDeniedCertificate, reason);
     let identity =
         Identity::from_certificate(&certificate.key_id, &certificate.principals, certificate.extension_texts())
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| other(e.to_string()))?;
     if identity.cluster != front.cluster_name {
-        return Err(format!("the certificate is of cluster {}", escape_control(&identity.cluster)));
+        return Err(other(format!("the certificate is of cluster {}", escape_control(&identity.cluster))));
     }
-    rbac::standing(&identity, &view.users).map_err(|denied| denied.to_string())?;
+    rbac::standing(&identity, &view.users).map_err(|denied| (denied.event_type(), denied.to_string()))?;
     let subject = Subject { user: &identity.user, roles: &identity.roles, ..Default::default() };
     if let Some(lock) = lock::first(&view.locks, subject, clock::now()) {
-        return Err(format!("access denied: locked ({}): {}", lock.name, lock.message()));
+        let reason = format!("access denied: locked ({}): {}", lock.name, lock.message());
+        return Err((EventType::AccessDeniedLocked, reason));
     }
     Ok(User { identity, key: certificate.public_key.clone(), valid_before: certificate.valid_before })
 }
