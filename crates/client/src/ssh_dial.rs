@@ -223,6 +223,11 @@ fn unopened(error: &OpenError, connection: &Connection, node: &str) -> Error {
     }
 }
 
+/// Why the connection to the proxy ended; `None` while it lives.
+pub fn ended(proxy: &Connection) -> Option<Error> {
+    proxy.close_reason().map(|_| closed(proxy))
+}
+
 fn closed(proxy: &Connection) -> Error {
     let reason = proxy.close_reason().map_or_else(|| "unknown".to_owned(), |reason| reason.to_string());
     Error::unavailable(format!("the connection to the proxy ended: {reason}"))

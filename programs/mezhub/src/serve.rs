@@ -1,6 +1,7 @@
 //! Running the server: Auth, then the Proxy over it, then the ready line; and the way down.
 
 use std::io::IsTerminal;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -55,7 +56,10 @@ async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let diag = diag::serve(config.diag.listen_addr, Arc::clone(&auth), stop.clone()).await?;
     tracing::info!(address = %diag, "diagnostics");
     // Scripts wait for this line: plain text in every log format.
-    eprintln!("ready https={} ssh={} tunnel={} auth={auth_addr}", proxy.https_addr, proxy.ssh_addr, proxy.tunnel_addr);
+    let (https, ssh, tunnel) = (proxy.https_addr, proxy.ssh_addr, proxy.tunnel_addr);
+    // In one write, for whoever waits for the line and reads it at once.
+    let line = format!("ready https={https} ssh={ssh} tunnel={tunnel} auth={auth_addr}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
     notify(Notice::Ready);
     stop.cancelled().await;
     notify(Notice::Stopping);

@@ -43,17 +43,21 @@ fn bound(flag: &str, text: Option<&str>) -> Result<i64> {
 /// Prints page by page, so that a log of any length can be read.
 async fn list(mut context: Context, mut request: v1::ListAuditRequest, mut left: usize) -> Result<()> {
     let mut out = Printer { format: context.format, first: true };
-    out.begin()?;
-    while left > 0 {
+    let mut begun = false;
+    loop {
         request.page_size = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
         let call = context.admin.request(request.clone())?;
         let reply = context.admin.auth.list_audit(call).await.map_err(refused)?.into_inner();
+        // A refusal prints nothing.
+        if !std::mem::replace(&mut begun, true) {
+            out.begin()?;
+        }
         for event in reply.events.iter().take(left) {
             out.event(event)?;
         }
         left = left.saturating_sub(reply.events.len());
         request.page_token = reply.next_page_token;
-        if request.page_token.is_empty() {
+        if request.page_token.is_empty() || left == 0 {
             break;
         }
     }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use mezite_client::session::{self, Request};
-use mezite_client::ssh_dial::{Dialer, Target};
+use mezite_client::ssh_dial::{self, Dialer, Target};
 use mezite_client::{Result, stdio};
 
 use super::Context;
@@ -33,6 +33,11 @@ pub(super) async fn proxy(context: &Context, target: &str) -> Result<()> {
     let target = Target::of_proxy_command(target, &profile)?;
     let dialer = Dialer::new(&context.store, profile, context.trust()?)?;
     // The connection lives as long as the channel is carried.
-    let (_proxy, channel) = dialer.channel(&target).await?;
-    stdio::join(channel).await
+    let (proxy, channel) = dialer.channel(&target).await?;
+    let carried = stdio::join(channel).await;
+    // ssh knows only that its pipe broke.
+    match ssh_dial::ended(&proxy) {
+        Some(reason) => Err(reason),
+        None => carried,
+    }
 }
