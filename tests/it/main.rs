@@ -1,6 +1,37 @@
-//! One binary for all end-to-end tests.
+//! One binary for all end-to-end tests. They need root, for they switch OS users and mount small disks.
+//!
+//! Harness: `process` (programs), `pty` (programs on a terminal), `cluster` (the product), `user` (a person with `msh` and
+//! OpenSSH), `os_user`, `setup` (all of it). The other files hold tests, one idea each.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy.toml allows these in tests, and everything here is one; clippy does not see that of helpers"
+)]
 
 mod cluster;
-mod house;
-mod main_job;
 mod os_user;
+mod process;
+mod pty;
+mod setup;
+mod user;
+
+mod audit;
+mod clock;
+mod config;
+mod disk;
+mod exec;
+mod house;
+mod join;
+mod listening;
+mod locks;
+mod login;
+mod main_job;
+mod openssh;
+mod peers;
+mod recording;
+mod refusal;
+mod restart;
+mod terminal;
+mod terminate;

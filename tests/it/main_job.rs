@@ -1,61 +1,58 @@
 //! The main job: log in, reach a node through the tunnel as another OS user, be recorded, play it back.
 
-use crate::cluster::{Cluster, wait_for};
-use crate::os_user::OsUser;
+use crate::process::wait_for;
+use crate::setup::Setup;
 
 #[test]
 fn stock_ssh_runs_a_command_as_another_user_and_is_recorded() {
-    let os = OsUser::create();
-    let cluster = Cluster::with_node(&os.name);
-    let target = format!("{}@node-1.mezite", os.name);
+    let setup = Setup::new();
+    let (cluster, alice, target) = (&setup.cluster, &setup.alice, setup.target());
 
-    assert_eq!(cluster.ssh(&[&target, "true"]).ok(), "");
-    assert_eq!(cluster.ssh(&[&target, "id", "-un"]).ok().trim(), os.name);
-    assert_eq!(cluster.ssh(&[&target, "exit 7"]).code, 7);
+    assert_eq!(alice.ssh(&[&target, "true"]).ok(), "");
+    assert_eq!(alice.ssh(&[&target, "id", "-un"]).ok().trim(), setup.os.name);
+    assert_eq!(alice.ssh(&[&target, "exit 7"]).code, 7);
 
-    let sessions = cluster.msh(&["sessions", "ls"]).ok();
+    let sessions = alice.msh(&["sessions", "ls"]).ok();
     let mut lines = sessions.lines();
-    assert!(lines.next().unwrap().starts_with("SESSION ID"), "{sessions}");
+    let head: Vec<_> = lines.next().unwrap().split("  ").filter(|w| !w.is_empty()).map(str::trim).collect();
+    assert_eq!(head, ["SESSION ID", "USER", "NODE", "LOGIN", "STARTED", "ENDED"], "{sessions}");
     let row: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!(&row[1..4], ["alice", "node-1", os.name.as_str()], "{sessions}");
+    assert_eq!(&row[1..4], ["alice", "node-1", setup.os.name.as_str()], "{sessions}");
 
-    wait_for("the recordings to be uploaded", || {
-        cluster.mezctl_json(&["recordings", "ls"]).as_array().map_or(0, Vec::len) == 3
-    });
-    assert!(!cluster.audit("session.start").is_empty());
-    assert!(!cluster.audit("session.recording.uploaded").is_empty());
+    wait_for("the recordings to be uploaded", || cluster.mezctl_json(&["recordings", "ls"]).len() == 3);
+    assert_eq!(cluster.audit("session.start").len(), 3);
+    wait_for("the seals", || cluster.audit("session.recording.uploaded").len() == 3);
     cluster.mezctl(&["audit", "verify"]).ok();
 }
 
 #[test]
 fn msh_ssh_runs_a_command_and_passes_its_exit_status_on() {
-    let os = OsUser::create();
-    let cluster = Cluster::with_node(&os.name);
-    let login = format!("--login={}", os.name);
+    let setup = Setup::shared();
+    let login = format!("--login={}", setup.os.name);
 
-    let out = cluster.msh(&["ssh", &login, "node-1", "--", "echo", "hello; exit 3"]);
+    let out = setup.alice.msh(&["ssh", &login, "node-1", "--", "echo", "hello; exit 3"]);
     assert_eq!((out.code, out.stdout.trim()), (3, "hello"), "{out:?}");
-    let piped = cluster.msh_with(&["ssh", &login, "node-1", "--", "cat"], b"through the tunnel").ok();
+    let piped = setup.alice.msh_with(&["ssh", &login, "node-1", "--", "cat"], b"through the tunnel").ok();
     assert_eq!(piped, "through the tunnel");
 }
 
 #[test]
-fn a_login_that_no_role_allows_is_refused_with_one_event() {
-    let os = OsUser::create();
-    let cluster = Cluster::with_node(&os.name);
+fn nodes_are_listed_as_documented_and_filtered_by_label() {
+    let setup = Setup::shared();
+    let version = env!("CARGO_PKG_VERSION");
 
-    let out = cluster.msh(&["ssh", "--login=daemon", "node-1", "--", "true"]);
-    assert_eq!(out.code, 255, "{out:?}");
-    assert!(out.stderr.contains("daemon"), "{out:?}");
-    assert_eq!(cluster.audit("access.denied").len(), 1);
-}
+    let admin = setup.cluster.mezctl(&["nodes", "ls"]).ok();
+    let rows: Vec<Vec<_>> = admin.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["HOSTNAME", "TYPE", "STATUS", "LABELS", "VERSION"]);
+    assert!(rows.contains(&vec!["node-1", "node", "online", "env=test,team=core", version]), "{admin}");
 
-#[test]
-fn an_unknown_node_is_named_in_the_error() {
-    let os = OsUser::create();
-    let cluster = Cluster::with_node(&os.name);
+    let user = setup.alice.msh(&["ls"]).ok();
+    let rows: Vec<Vec<_>> = user.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["HOSTNAME", "ROLE", "STATUS", "LABELS", "VERSION"]);
+    assert!(rows.contains(&vec!["node-1", "node", "online", "env=test,team=core", version]), "{user}");
 
-    let out = cluster.msh(&["ssh", &format!("{}@node-9", os.name), "--", "true"]);
-    assert_eq!(out.code, 255, "{out:?}");
-    assert!(out.stderr.contains("node-9"), "{out:?}");
+    let both = setup.alice.msh(&["ls", "--filter=env=test", "--filter=team=core"]).ok();
+    assert!(both.contains("node-1"), "{both}");
+    let one = setup.alice.msh(&["ls", "--filter=env=test", "--filter=team=other"]).ok();
+    assert!(!one.contains("node-1"), "{one}");
 }

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-pub struct OsUser {
-    pub name: String,
+pub(crate) struct OsUser {
+    pub(crate) name: String,
 }
 
 impl OsUser {
     /// A user with a home directory, `/bin/bash` and no password set (`!` in the shadow file, as cloud images have).
-    pub fn create() -> Self {
+    pub(crate) fn create() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests switch OS users: run them as root");
         let name = format!("mzt{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let done = Command::new("/usr/sbin/useradd").args(["-m", "-s", "/bin/bash", &name]).output().unwrap();

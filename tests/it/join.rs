@@ -1,0 +1,146 @@
+//! Joining: a token admits one machine, once, in time; a name has one holder.
+
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::process::{Program, run, tool, wait_for, within};
+use crate::setup::Setup;
+
+#[test]
+fn the_token_line_is_the_documented_one() {
+    let setup = Setup::shared();
+    let line = setup.cluster.mezctl(&["tokens", "create", "--roles=node", "--ttl=1h"]).ok();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(
+        (&words[..2], &words[3..6]),
+        (&["Token", "created:"][..], &["(roles:", "node,", "expires:"][..]),
+        "{line}"
+    );
+    assert!(words[2].len() >= 32 && words[2].bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
+    assert!(words[6].ends_with("Z)") && words.len() == 7, "{line}");
+}
+
+#[test]
+fn a_spent_an_expired_and_an_unknown_token_are_refused() {
+    let setup = Setup::shared();
+    let cluster = &setup.cluster;
+    let spent = cluster.join_token("1h");
+    let mut first = Program::start(cluster.agent_command("node-spent", &spent), cluster.path("node-spent.log"));
+    cluster.wait_status("node-spent", "online");
+    let short = cluster.mezctl(&["tokens", "create", "--ttl=1s", "--format=json"]).ok();
+    let short: serde_json::Value = serde_json::from_str(&short).unwrap();
+    let expires = short["expires"].as_str().unwrap();
+    wait_for("the short token to run out", || tool("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).ok().trim() > expires);
+    for (name, token) in [
+        ("node-late", short["token"].as_str().unwrap()),
+        ("node-reuse", spent.as_str()),
+        ("node-made-up", &"ab".repeat(16)),
+    ] {
+        let out = run(cluster.agent_command(name, token), b"");
+        assert_ne!(out.code, 0, "{name}: {out:?}");
+        assert!(out.stderr.contains("token"), "{name}: {out:?}");
+        assert!(!out.stderr.contains(token) && !out.stdout.contains(token), "{name}: the token is shown: {out:?}");
+        assert_eq!(cluster.status(name), "", "{name} is in the inventory");
+    }
+    assert!(cluster.audit("node.join.failed").len() >= 3);
+    // The spent token stays set, and the node comes back with what it has.
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait(), 0);
+    cluster.wait_status("node-spent", "offline");
+    let _again = Program::start(cluster.agent_command("node-spent", &spent), cluster.path("node-spent.log"));
+    cluster.wait_status("node-spent", "online");
+}
+
+#[test]
+fn of_two_machines_with_one_token_one_joins() {
+    let setup = Setup::shared();
+    let cluster = &setup.cluster;
+    for round in 0..3 {
+        let token = cluster.join_token("1h");
+        let names = [format!("race-{round}-a"), format!("race-{round}-b"), format!("race-{round}-c")];
+        let agents: Vec<_> = thread::scope(|scope| {
+            let start = |name: &String| {
+                Program::start(cluster.agent_command(name, &token), cluster.path(&format!("{name}.log")))
+            };
+            let started: Vec<_> = names.iter().map(|name| scope.spawn(move || start(name))).collect();
+            started.into_iter().map(|agent| agent.join().unwrap()).collect()
+        });
+        let mut agents = agents;
+        wait_for("two agents to give up", || {
+            agents.iter_mut().filter_map(|agent| agent.running().then_some(())).count() == 1
+        });
+        let joined = names
+            .iter()
+            .filter(|name| within(std::time::Duration::from_secs(5), || cluster.status(name) == "online"))
+            .count();
+        assert_eq!(joined, 1);
+        let events = cluster.audit("node.joined");
+        assert_eq!(
+            events.iter().filter(|e| names.iter().any(|n| e["resource_name"] == n.as_str())).count(),
+            1,
+            "{events:#?}"
+        );
+    }
+}
+
+#[test]
+fn the_name_of_an_online_node_is_taken_and_of_an_offline_one_can_be_taken_over() {
+    let setup = Setup::shared();
+    let cluster = &setup.cluster;
+    let agent = |dir: &str| {
+        let mut command = cluster.agent_command("node-twice", &cluster.join_token("1h"));
+        command.env("MEZITE_DATA_DIR", cluster.path(dir));
+        command
+    };
+    let mut first = Program::start(agent("twice-a"), cluster.path("twice-a.log"));
+    cluster.wait_status("node-twice", "online");
+    let out = run(agent("twice-b"), b"");
+    assert_ne!(out.code, 0, "{out:?}");
+    assert!(out.stderr.contains("node-twice"), "{out:?}");
+
+    first.signal(Signal::SIGKILL);
+    first.wait();
+    cluster.wait_status("node-twice", "offline");
+    let _second = Program::start(agent("twice-b"), cluster.path("twice-b.log"));
+    cluster.wait_status("node-twice", "online");
+    assert_eq!(cluster.audit("node.replaced").len(), 1);
+    // The identity of before is revoked.
+    let mut command = agent("twice-a");
+    command.env("MEZITE_JOIN_TOKEN", "");
+    let mut old = Program::start(command, cluster.path("twice-old.log"));
+    wait_for("the revoked agent to be refused", || {
+        !old.running() || old.log().contains("refused") || old.log().contains("revoked")
+    });
+}
+
+#[test]
+fn a_wrong_pin_is_refused_before_the_token_is_sent() {
+    let setup = Setup::shared();
+    let cluster = &setup.cluster;
+    let token = cluster.join_token("1h");
+    let mut command = cluster.agent_command("node-pin", &token);
+    command.env("MEZITE_CA_PIN", format!("sha256:{}", "0".repeat(64)));
+    let out = run(command, b"");
+    assert_ne!(out.code, 0, "{out:?}");
+    assert!(out.stderr.contains("pin") || out.stderr.contains("certificate"), "{out:?}");
+    // The token was not spent.
+    let _agent = Program::start(cluster.agent_command("node-pin", &token), cluster.path("node-pin.log"));
+    cluster.wait_status("node-pin", "online");
+}
+
+#[test]
+fn the_right_pin_and_an_unreachable_tunnel() {
+    let setup = Setup::shared();
+    let cluster = &setup.cluster;
+    let token = cluster.mezctl(&["tokens", "create", "--format=json"]).ok();
+    let token: serde_json::Value = serde_json::from_str(&token).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = cluster.agent_command("node-no-tunnel", token["token"].as_str().unwrap());
+    command
+        .env("MEZITE_CA_PIN", token["ca_pin"].as_str().unwrap())
+        .env("MEZITE_PROXY_ADDR", format!("127.0.0.1:{port}"));
+    let agent = Program::start(command, cluster.path("node-no-tunnel.log"));
+    wait_for("the agent to name the tunnel's address", || agent.log().contains(&format!("127.0.0.1:{port}")));
+    assert_eq!(cluster.status("node-no-tunnel"), "offline");
+}
