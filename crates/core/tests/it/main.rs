@@ -6,7 +6,6 @@ mod access;
 mod cast;
 #[cfg(test)]
 mod chain;
-#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod roles;
