@@ -56,3 +56,18 @@ fn nodes_are_listed_as_documented_and_filtered_by_label() {
     let one = setup.alice.msh(&["ls", "--filter=env=test", "--filter=team=other"]).ok();
     assert!(!one.contains("node-1"), "{one}");
 }
+
+#[test]
+fn the_certificate_of_a_deleted_user_opens_nothing_even_when_the_name_is_given_again() {
+    let os = OsUser::create();
+    let cluster = Cluster::with_node(&os.name);
+    let target = format!("{}@node-1", os.name);
+    cluster.msh(&["ssh", &target, "--", "true"]).ok();
+    cluster.mezctl(&["users", "delete", "alice"]).ok();
+    assert_ne!(cluster.msh(&["ssh", &target, "--", "true"]).code, 0);
+    cluster.add_user("alice", "access", &os.name);
+    let refused = cluster.msh(&["ssh", &target, "--", "true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("does not exist any more"), "{refused:?}");
+    cluster.login("alice");
+    cluster.msh(&["ssh", &target, "--", "true"]).ok();
+}

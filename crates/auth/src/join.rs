@@ -41,7 +41,7 @@ pub(crate) async fn join(
     admit_source(hub, caller.client_ip)?;
     match role {
         JoinRole::Node => check_node_name(hub, name)?,
-        JoinRole::Proxy => check_proxy_names(hub, addresses).await?,
+        JoinRole::Proxy => check_proxy_names(hub, name, addresses).await?,
     }
     let id = clock::uuid();
     let host = Host { id: &id, role, name, addresses, ssh_key, tls_key };
@@ -95,7 +95,7 @@ pub(crate) async fn renew(
     let node = match role {
         JoinRole::Node => Some(unlocked_node(hub, id).await?),
         JoinRole::Proxy => {
-            check_proxy_names(hub, addresses).await?;
+            check_proxy_names(hub, name, addresses).await?;
             None
         }
     };
@@ -156,7 +156,10 @@ fn check_node_name(hub: &Hub, name: &str) -> Result<(), Fault> {
 }
 
 /// A proxy must not get a certificate for the name of a node.
-async fn check_proxy_names(hub: &Hub, addresses: &[String]) -> Result<(), Fault> {
+async fn check_proxy_names(hub: &Hub, name: &str, addresses: &[String]) -> Result<(), Fault> {
+    if !name.is_empty() {
+        name::object(name)?;
+    }
     for address in addresses {
         let address = address.to_ascii_lowercase();
         let short = address.strip_suffix(hub.cluster()).and_then(|head| head.strip_suffix('.')).unwrap_or(&address);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mezite_core::name;
 use mezite_core::text::escape_control;
 use mezite_ssh::cert::Certificate;
 use mezite_ssh::key::PrivateKey;
@@ -79,6 +80,9 @@ impl Hub {
         let request = CertsRequest { ssh_public_key: line.trim_end(), ttl_seconds: ttl.as_secs() };
         let certs: CertsReply = self.web.post("/v1/webapi/certs", &request).await?;
         let certificate = checked(&certs, &key)?;
+        // It becomes part of lines that OpenSSH reads and obeys.
+        name::cluster(&reply.cluster_name)
+            .map_err(|error| Error::unavailable(format!("the hub's answer cannot be used: {error}")))?;
         let mut trust = self.trust.clone();
         trust.add(&certs.tls_ca_pem);
         let authorities = trust.authorities;

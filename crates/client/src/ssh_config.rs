@@ -27,7 +27,7 @@ const GUARD: &str =
 pub struct Block<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
-    /// Names of the visible nodes. Those that are no valid node names are left out.
+    /// Names of the visible nodes. Those that are no valid node names are left out, and all when the cluster's is none.
     pub nodes: Vec<&'a str>,
     /// The profile's private key; the certificate lies beside it.
     pub key: String,
@@ -47,7 +47,9 @@ impl Block<'_> {
         };
         let (cluster, key, known_hosts) = (self.cluster, quote(&self.key), quote(&self.known_hosts));
         let certificate = quote(&format!("{}-cert.pub", self.key));
-        for node in self.nodes.iter().filter(|node| name::node(node).is_ok()) {
+        // The hub chose both names; a line break in one would be a line of the hub's in the user's configuration.
+        let is_plain = |node: &&&str| name::node(node).is_ok() && name::cluster(self.cluster).is_ok();
+        for node in self.nodes.iter().filter(is_plain) {
             let _ = write!(
                 text,
                 "\nHost {node}.{cluster}.mezite {node}.mezite
@@ -149,6 +151,14 @@ mod tests {
     UserKnownHostsFile ~/.mezite/known_hosts\n";
         assert!(text.contains(wanted), "{text}");
         assert_eq!(text.matches("\nHost ").count(), 2, "names a shell could act on are left out: {text}");
+    }
+
+    #[test]
+    fn a_hub_cannot_write_lines_of_its_own_by_the_name_of_its_cluster() {
+        let cluster = "x\n    ProxyCommand touch /tmp/x\nHost y";
+        let known_hosts = "~/.mezite/known_hosts".to_owned();
+        let text = Block { cluster, nodes: vec!["db"], key: "k".into(), known_hosts, proxy: None }.render();
+        assert!(!text.contains("touch") && !text.contains("\nHost "), "{text}");
     }
 
     #[test]

@@ -75,7 +75,9 @@ impl Prepared {
     }
 
     fn set(&mut self, name: &str, value: &str) -> bool {
-        if !accepted_env(name) || value.len() > MAX_ENV_VALUE || value.contains('\0') || self.env.len() >= MAX_ENV {
+        // A line break would be a variable of its own to whoever reads the output of `env`.
+        let plain = value.len() <= MAX_ENV_VALUE && !value.chars().any(char::is_control);
+        if !accepted_env(name) || !plain || self.env.len() >= MAX_ENV {
             return false;
         }
         self.env.retain(|(known, _)| known != name);
@@ -124,6 +126,7 @@ mod tests {
         assert!(prepared.set("LANG", "C.UTF-8"));
         assert!(!prepared.set("LD_PRELOAD", "/tmp/x.so"));
         assert!(!prepared.set("LC_X", &"a".repeat(5000)));
+        assert!(!prepared.set("LANG", "C\nPATH=/tmp"));
         for n in 0..200 {
             prepared.set(&format!("LC_{n}"), "x");
         }

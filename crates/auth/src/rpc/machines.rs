@@ -113,17 +113,31 @@ pub(super) async fn emit_audit_events(
     };
     let reported = request.events.iter().map(|json| reported(hub, caller, node.as_deref(), json));
     let events = reported.collect::<Result<Vec<_>, _>>()?;
+    refuse_foreign_sessions(hub, caller, &events).await?;
     if !events.is_empty() {
         hub.store.audit(events).await?;
     }
     Ok(EmitAuditEventsReply {})
 }
 
+/// An agent tells of its own node's sessions, and of none that another node has told of.
+async fn refuse_foreign_sessions(hub: &Hub, caller: &Caller, events: &[Event]) -> Result<(), Fault> {
+    let Who::Agent(peer) = &caller.who else { return Ok(()) };
+    for event in events.iter().filter(|event| !event.session_id.is_empty()) {
+        if hub.store.session(&event.session_id).await?.is_some_and(|session| session.node_id != peer.id) {
+            return Err(Fault::NotFound("no such session".into()));
+        }
+    }
+    Ok(())
+}
+
 /// An event as a machine reports it, with everything that this service knows better written over.
 fn reported(hub: &Hub, caller: &Caller, node: Option<&str>, json: &[u8]) -> Result<Event, Fault> {
     let refuse = |what: String| Fault::from(Invalid::new("events", what));
     let event: Event = serde_json::from_slice(json).map_err(|e| refuse(format!("not an event: {e}")))?;
-    let kind = EventType::from_code(&event.event_code).filter(|kind| REPORTED.contains(kind));
+    // A proxy also refuses calls of its web API by itself.
+    let of_web = |kind: &EventType| *kind == EventType::AuthzDenied && matches!(caller.who, Who::Proxy(_));
+    let kind = EventType::from_code(&event.event_code).filter(|kind| REPORTED.contains(kind) || of_web(kind));
     let kind = kind.ok_or_else(|| refuse(format!("{:?} is not reported by agents and proxies", event.event_code)))?;
     let known = hub.event(kind);
     let mut event = Event {

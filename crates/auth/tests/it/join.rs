@@ -119,6 +119,9 @@ async fn bad_tokens_names_and_keys_are_refused() {
     for name in ["localhost", "", "-x", "a b", "web.mezite", "web.example", "example", "10.0.0.1", "WEB", "a/b"] {
         assert_eq!(code(&token, "node", name).await, Err(Code::InvalidArgument), "{name:?}");
     }
+    for name in ["a b", "web\u{1b}[2J", &"x".repeat(2000)] {
+        assert_eq!(code(&token, "proxy", name).await, Err(Code::InvalidArgument), "{name:?}");
+    }
     let (mut request, _) = joining(&token, "node", "web");
     request.tls_public_key = vec![0; 44];
     assert!(cluster.nobody().generate_host_certs(request).await.is_err());

@@ -82,6 +82,16 @@ async fn an_agent_speaks_for_its_own_sessions_only() {
     let foreign = two.client.end_session(ending(session.clone(), "exit")).await.unwrap_err();
     assert_eq!(foreign.code(), Code::NotFound);
     two.client.start_session(StartSessionRequest { session: Some(session.clone()) }).await.unwrap_err();
+    let damaged = |session_id: &str| {
+        let event = serde_json::json!({
+            "id": "", "event_type": "", "event_code": "T2005W", "timestamp": "2020-01-01T00:00:00.000Z", "success": false,
+            "session_id": session_id,
+        });
+        EmitAuditEventsRequest { events: vec![event.to_string().into_bytes()] }
+    };
+    let foreign = two.client.emit_audit_events(damaged(&session.session_id)).await.unwrap_err();
+    assert_eq!(foreign.code(), Code::NotFound);
+    one.client.emit_audit_events(damaged(&session.session_id)).await.unwrap();
     for bad in [
         SessionInfo { session_id: "../../etc".into(), ..session.clone() },
         SessionInfo { kind: "x11".into(), ..session.clone() },
@@ -132,6 +142,11 @@ async fn agents_report_denials_and_nothing_else() {
         let refused = node.client.emit_audit_events(event(code)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{code}");
     }
+    let mut proxy = cluster.machine("proxy", "").await;
+    proxy.client.emit_audit_events(event("T1020W")).await.unwrap();
+    node.client.emit_audit_events(event("T1020W")).await.unwrap_err();
+    let refused = events(&mut admin, "authz.denied").await;
+    assert!(refused.iter().any(|event| event["component"] == "proxy"), "of its web API: {refused:?}");
     let seen = events(&mut admin, "access.denied").await;
     assert_eq!(seen.len(), 1);
     assert_eq!((&seen[0]["success"], &seen[0]["component"]), (&false.into(), &"agent".into()));

@@ -18,6 +18,9 @@ use crate::tunnel::{DialInfo, DialStream, LiveDial};
 /// When the answer turns to no, the agent ends its sessions with a reason at once; the proxy cuts what is left after this.
 const CUT_AFTER: Duration = Duration::from_secs(2);
 
+/// Characters of an unknown name that are said back.
+const MAX_SHOWN: usize = 255;
+
 /// Everything about one jump.
 pub(super) struct Jump {
     pub(super) front: Arc<Front>,
@@ -84,7 +87,8 @@ impl Jump {
     }
 
     fn decide(&self, view: &View) -> Result<Decided, Refused> {
-        let shown = escape_control(&self.target);
+        let shown: String = self.target.chars().take(MAX_SHOWN).collect();
+        let shown = escape_control(&shown);
         let nodes = view.nodes.iter().map(|(name, node)| Candidate { id: &node.node_id, name });
         let found = match route::resolve(&self.target, &self.front.cluster_name, nodes) {
             Route::Found(found) => found,

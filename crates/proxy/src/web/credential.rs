@@ -54,6 +54,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The client's address.
+    pub(crate) fn address(&self) -> &str {
+        &self.source.0
+    }
+
     /// A gRPC request in the caller's name.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = self.source.request(message);

@@ -7,6 +7,8 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::header;
+use mezite_core::audit::{Event, EventType};
+use mezite_net::clock;
 use mezite_proto::v1;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -221,15 +223,12 @@ async fn only_admin(web: &Web, caller: &Caller, resource: &str) -> Result<(), Ap
     if who.admin {
         return Ok(());
     }
-    let event = json!({
-        "event_type": "authz.denied",
-        "user_name": who.username,
-        "resource_type": resource,
-        "action": "list",
-        "success": false,
-        "error_message": "only administrators may list this through the web API",
-    });
-    let events = vec![event.to_string().into_bytes()];
+    let event = Event::new(EventType::AuthzDenied, clock::uuid(), clock::now());
+    let mut event = event.resource("api", format!("list {resource}")).user(who.username, &who.roles);
+    event.client_ip = caller.address().to_owned();
+    event.error_message = "only administrators may list this through the web API".to_owned();
+    let json = serde_json::to_vec(&event).map_err(|_| ApiError::denied("the refusal cannot be noted"))?;
+    let events = vec![json];
     auth.emit_audit_events(v1::EmitAuditEventsRequest { events }).await?;
     Err(ApiError::denied(format!("only administrators may list {resource}")))
 }
