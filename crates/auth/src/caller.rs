@@ -160,7 +160,6 @@ async fn user(hub: &Hub, token: Zeroizing<String>) -> Result<User, Fault> {
     let login = hub.store.login(&token, clock::now()).await?.ok_or_else(refused)?;
     let object = hub.store.find_by_id::<kind::User>(&login.user_id).await?.ok_or_else(refused)?;
     let spec = object.spec()?;
-    let lifetime = hub.setting("session_ttl").await?.as_secs();
     let user = User {
         id: object.id.clone(),
         name: object.name.clone(),
@@ -168,7 +167,7 @@ async fn user(hub: &Hub, token: Zeroizing<String>) -> Result<User, Fault> {
         traits: spec.traits.clone(),
         token,
         expires_unix: login.expires_at.unix_timestamp(),
-        logged_in_unix: login.expires_at.unix_timestamp().unsigned_abs().saturating_sub(lifetime),
+        logged_in_unix: login.created_at.unix_timestamp().unsigned_abs(),
     };
     refuse_locked(hub, &user).await?;
     Ok(user)

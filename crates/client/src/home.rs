@@ -2,8 +2,10 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 
@@ -26,6 +28,20 @@ pub fn read(path: &Path) -> Result<Option<String>> {
         return Err(Error::Local(format!("{} is larger than 1 MiB", path.display())));
     }
     Ok(Some(text))
+}
+
+/// Reads a secret: as [`read`], but not one that others could have read, or changed.
+///
+/// # Errors
+/// As [`read`], and when the file's mode gives anybody but its owner a right.
+pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>> {
+    let Some(text) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
+    let mode = fs::metadata(path).map_err(|error| Error::io("read", path, &error))?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(Some(text));
+    }
+    let message = format!("{} is open to other users of this machine; run `msh logout`, then `msh login`", path.display());
+    Err(Error::Local(message))
 }
 
 /// Replaces `path` in one step: readers see the old content or the new, never a part. Missing directories are made with
@@ -84,9 +100,20 @@ pub fn lock(dir: &Path) -> Result<Lock> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+
+    #[test]
+    fn a_secret_that_others_can_read_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("session");
+        write(&file, b"token", 0o600).unwrap();
+        assert_eq!(read_secret(&file).unwrap().unwrap().as_str(), "token");
+        for mode in [0o640, 0o604, 0o602] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(read_secret(&file).unwrap_err().to_string().contains("session is open to"), "{mode:o}");
+        }
+        assert!(read_secret(&dir.path().join("none")).unwrap().is_none());
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_private() {

@@ -133,7 +133,7 @@ impl Store {
     /// # Errors
     /// "Not logged in" when it is gone.
     pub fn session(&self, profile: &Profile) -> Result<Zeroizing<String>> {
-        let text = home::read(&self.profile_dir(&profile.proxy).join("session"))?.map(Zeroizing::new);
+        let text = home::read_secret(&self.profile_dir(&profile.proxy).join("session"))?;
         let text = text.map(|text| Zeroizing::new(text.trim().to_owned())).filter(|text| !text.is_empty());
         text.ok_or_else(|| Error::not_logged_in("the session is gone; run `msh login`"))
     }
@@ -145,7 +145,7 @@ impl Store {
     pub fn identity(&self, profile: &Profile) -> Result<Identity> {
         let path = self.key_path(&profile.proxy);
         let gone = || Error::not_logged_in("the key or its certificate is missing; run `msh login`");
-        let key = Zeroizing::new(home::read(&path)?.ok_or_else(gone)?);
+        let key = home::read_secret(&path)?.ok_or_else(gone)?;
         let certificate = home::read(&certificate_path(&path))?.ok_or_else(gone)?;
         let damaged = |error: &dyn std::fmt::Display| {
             Error::not_logged_in(format!("{} is damaged ({error}); run `msh login`", path.display()))

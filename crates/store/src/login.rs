@@ -15,6 +15,8 @@ pub struct Login {
     pub user_id: String,
     /// Name of the user.
     pub username: String,
+    /// When the user logged in.
+    pub created_at: OffsetDateTime,
     /// First moment at which the token is refused.
     pub expires_at: OffsetDateTime,
 }
@@ -38,7 +40,7 @@ impl Store {
         let row = self
             .row(
                 sqlx::query(
-                    "SELECT u.id, u.name, s.expires_at FROM api_sessions s JOIN users u ON u.id = s.user_id
+                    "SELECT u.id, u.name, s.created_at, s.expires_at FROM api_sessions s JOIN users u ON u.id = s.user_id
              WHERE s.token_hash = $1 AND s.expires_at > $2",
                 )
                 .bind(secret::hash(token))
@@ -169,6 +171,7 @@ fn decode(row: &SqliteRow) -> Result<Login, Fault> {
     Ok(Login {
         user_id: column(row, 0)?,
         username: column(row, 1)?,
-        expires_at: when::parse(&column::<String>(row, 2)?)?,
+        created_at: when::parse(&column::<String>(row, 2)?)?,
+        expires_at: when::parse(&column::<String>(row, 3)?)?,
     })
 }

@@ -64,6 +64,13 @@ async fn validity_is_cut_to_the_role_and_to_a_day() {
     let short = issue(&mut bob, 0).await.unwrap();
     assert!((3590..=3600).contains(&life(&short)), "{}", life(&short));
     assert_eq!(short.logins, ["bob", "root"]);
+
+    // The time of the login is a fact; the setting may change after it.
+    let spec = br#"{"value":"24h"}"#.to_vec();
+    let put = PutObjectRequest { kind: "config".into(), name: "session_ttl".into(), spec, expected_revision: None };
+    admin.client.put_object(admin.with(put)).await.unwrap();
+    let again = issue(&mut bob, 0).await.unwrap();
+    assert!((3580..=3600).contains(&life(&again)), "{}", life(&again));
 }
 
 #[tokio::test]
