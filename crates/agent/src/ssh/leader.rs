@@ -4,12 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 use mezite_session::{Control, Decoder, Message, Running, SessionSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+/// The starter looks the user up and asks PAM, which may ask servers.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The leader stands; it runs after [`Leader::go`].
 #[derive(Debug)]
@@ -17,7 +22,32 @@ pub(super) struct Leader {
     pub(super) messages: Messages,
     pub(super) control: ControlWriter,
     pub(super) streams: Streams,
-    pub(super) starter: Child,
+    pub(super) starter: Starter,
+}
+
+/// The starter's process. It ends with its socket; when this is dropped, somebody takes its status then.
+#[derive(Debug)]
+pub(super) struct Starter(Option<Child>);
+
+impl Starter {
+    /// For one that hangs in a PAM module or a name service and does not look at its socket.
+    fn kill(&mut self) {
+        // Gone already is as good as killed.
+        let _ = self.0.as_mut().map(Child::kill);
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        // Without a runtime the agent itself is ending.
+        if let (Some(mut starter), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || {
+                if let Err(error) = starter.wait() {
+                    tracing::debug!(%error, "a session starter cannot be waited for");
+                }
+            });
+        }
+    }
 }
 
 /// Where the leader's bytes go in and out.
@@ -72,15 +102,20 @@ impl Leader {
         let running = tokio::task::spawn_blocking(move || mezite_session::spawn(&spec, &exe));
         let running = running.await.map_err(io::Error::other).and_then(|spawned| spawned);
         let mut leader = running.and_then(Self::new).map_err(|e| format!("the session cannot be started: {e}"))?;
-        match leader.messages.next().await {
-            Some(Message::Started { .. }) => Ok(leader),
-            Some(Message::Denied { reason }) => Err(reason),
-            _ => Err("the session starter ended early; the agent's log may say why".to_owned()),
+        match timeout(START_LIMIT, leader.messages.next()).await {
+            Ok(Some(Message::Started { .. })) => Ok(leader),
+            Ok(Some(Message::Denied { reason })) => Err(reason),
+            Err(_) => {
+                leader.starter.kill();
+                Err("the session did not start in 60 s; look at the node's PAM modules and name services".to_owned())
+            }
+            Ok(_) => Err("the session starter ended early; the agent's log may say why".to_owned()),
         }
     }
 
     fn new(running: Running) -> io::Result<Self> {
         let Running { control, pty_master, stdin, stdout, stderr, starter } = running;
+        let starter = Starter(Some(starter));
         let (read, write) = UnixStream::from_std(control)?.into_split();
         let streams = match (pty_master, stdin, stdout, stderr) {
             (Some(master), ..) => Streams::Terminal {
@@ -149,4 +184,22 @@ impl ControlWriter {
 /// Sets the size of a terminal; a terminal that is gone needs none.
 pub(super) fn resize(terminal: &OwnedFd, cols: u32, rows: u32, width_px: u32, height_px: u32) {
     let _ = mezite_session::resize(terminal.as_fd(), cols, rows, width_px, height_px);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_starter_that_is_let_go_leaves_no_zombie() {
+        let child = std::process::Command::new("true").spawn().expect("true");
+        let process = format!("/proc/{}", child.id());
+        drop(Starter(Some(child)));
+        let gone = async {
+            while Path::new(&process).exists() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.expect("gone");
+    }
 }

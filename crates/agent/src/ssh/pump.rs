@@ -67,7 +67,7 @@ pub(super) async fn run(
     drop(control);
     let _ = timeout(TERMINATE_TIMEOUT, messages.end()).await;
     drop(messages);
-    reap(starter);
+    drop(starter);
     if let Some(recorder) = recorder
         && let Err(error) = recorder.finish().await
     {
@@ -176,15 +176,6 @@ async fn terminate(
 async fn tell(writer: &ChannelWriter, message: &str) {
     let text = Bytes::from(format!("\r\nmezite: {message}\r\n"));
     let _ = timeout(FAREWELL_TIMEOUT, writer.extended(1, text)).await;
-}
-
-/// The starter ends with its socket; somebody has to take its status.
-fn reap(mut starter: std::process::Child) {
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = starter.wait() {
-            tracing::debug!(%error, "a session starter cannot be waited for");
-        }
-    });
 }
 
 enum Output {
