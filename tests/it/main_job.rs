@@ -59,14 +59,12 @@ fn nodes_are_listed_as_documented_and_filtered_by_label() {
 
 #[test]
 fn the_certificate_of_a_deleted_user_opens_nothing_even_when_the_name_is_given_again() {
-    let os = OsUser::create();
-    let cluster = Cluster::with_node(&os.name);
-    let target = format!("{}@node-1", os.name);
-    cluster.msh(&["ssh", &target, "--", "true"]).ok();
-    cluster.mezctl(&["users", "delete", "alice"]).ok();
-    assert_ne!(cluster.msh(&["ssh", &target, "--", "true"]).code, 0);
-    cluster.add_user("alice", "access", &os.name);
-    assert_ne!(cluster.msh(&["ssh", &target, "--", "true"]).code, 0);
-    cluster.login("alice");
-    cluster.msh(&["ssh", &target, "--", "true"]).ok();
+    let setup = Setup::shared();
+    let (user, target) = (setup.somebody(), setup.msh_target());
+    let enter = || user.msh(&["ssh", &target, "--", "true"]).code;
+    assert_eq!(enter(), 0);
+    setup.cluster.mezctl(&["users", "delete", &user.name]).ok();
+    assert_ne!(enter(), 0);
+    setup.cluster.add_user(&user.name, "access", &setup.os.name);
+    assert_ne!(enter(), 0);
 }
