@@ -19,7 +19,11 @@ pub enum ReadError<E> {
 
 /// The text of a recording, one piece for each chunk. Nothing of a bad chunk is given out, and whatever is wrong, a missing
 /// end included, is an error at its place. `seal` is absent only while the recording is being made.
-pub fn cast<S, E>(session_id: &str, chunks: S, seal: Option<Seal>) -> impl Stream<Item = Result<Bytes, ReadError<E>>> + use<S, E>
+pub fn cast<S, E>(
+    session_id: &str,
+    chunks: S,
+    seal: Option<Seal>,
+) -> impl Stream<Item = Result<Bytes, ReadError<E>>> + use<S, E>
 where
     S: Stream<Item = Result<Chunk, E>> + Unpin,
 {
