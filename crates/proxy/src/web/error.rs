@@ -52,6 +52,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", "no such page")
     }
 
+    /// 408: the request did not come to its end in time.
+    pub(crate) fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid", "the request took too long")
+    }
+
     /// 405: the route exists, the method does not.
     pub(crate) fn wrong_method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid", "this method is not allowed here")

@@ -13,10 +13,14 @@ mod openapi;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use mezite_net::http::Remote;
 use mezite_proto::v1::auth_client::AuthClient;
 use tonic::transport::Channel;
 
@@ -24,6 +28,8 @@ pub(crate) use error::{ApiError, ErrorBody};
 
 /// The largest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// How long a request may take up to the head of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers need.
 #[derive(Debug, Clone)]
@@ -65,5 +71,20 @@ pub(crate) fn router(web: Web) -> Router {
         .fallback(|| async { ApiError::no_route() })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(bounded))
         .with_state(web)
+}
+
+/// Bounds the time of a request up to its answer's head, body included, and tells the listener of connections that showed a
+/// good credential, so that a flood of strangers does not push them out.
+async fn bounded(request: Request, next: Next) -> Response {
+    let remote = request.extensions().get::<ConnectInfo<Remote>>().map(|info| info.0.clone());
+    let anybody = matches!(request.uri().path(), "/v1/webapi/ping" | "/v1/webapi/openapi.json");
+    let Ok(response) = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await else {
+        return ApiError::too_slow().into_response();
+    };
+    if let Some(remote) = remote.filter(|_| !anybody && response.status().is_success()) {
+        remote.authenticated();
+    }
+    response
 }
