@@ -41,14 +41,13 @@ pub(crate) async fn heartbeats(hub: Arc<Hub>) {
 pub(crate) async fn run(hub: Arc<Hub>) {
     let started = Instant::now();
     while hub.stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
-        if let Err(fault) = sweep(&hub, started).await {
+        if let Err(fault) = sweep(&hub, started, Instant::now()).await {
             hub.report("sweep", &fault);
         }
     }
 }
 
-async fn sweep(hub: &Hub, started: Instant) -> Result<(), Fault> {
-    let now = Instant::now();
+async fn sweep(hub: &Hub, started: Instant, now: Instant) -> Result<(), Fault> {
     for proxy in hub.presence.lost_proxies(now) {
         tracing::warn!(proxy, "a proxy fell silent; its tunnels count as closed");
         hub.store.clear_tunnels(Some(&proxy), clock::now()).await?;
@@ -126,4 +125,85 @@ async fn forget<K: Kind>(
     }
     tx.audit(&hub.event(kind).resource(K::KIND, name).detail("reason", "expired")).await?;
     tx.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use mezite_core::audit::chain::ChainKey;
+    use mezite_core::kind::lock::TargetType;
+    use mezite_core::kind::token::JoinRole;
+    use mezite_core::kind::{LockSpec, TokenSpec};
+    use mezite_store::{AuditKeys, Detail, Options, Recordings, Store};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::ca::Authorities;
+    use crate::ca::seal::Sealer;
+    use crate::event::Events;
+    use crate::login::password::Passwords;
+
+    async fn hub(dir: &std::path::Path) -> Hub {
+        let key = ChainKey::new(b"0123456789abcdef").unwrap();
+        let audit_keys = AuditKeys { current: key, former: Vec::new() };
+        let store = Store::open(Options { path: dir.join("db"), readers: 1, audit_keys }).await.unwrap();
+        let events = Events { cluster: "example".into() };
+        let sealer = Sealer::new(None, dir.join("ca.key"));
+        let authorities = Authorities::open(&store, sealer, &events).await.unwrap();
+        let recordings = Recordings::open(dir.join("recordings")).await.unwrap();
+        let passwords = Passwords::new(4, 1).unwrap();
+        Hub::new(store, recordings, authorities, events, passwords, CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_or_lost_its_agent_is_cleared_and_audited() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = hub(dir.path()).await;
+        let now = clock::now();
+        let lock = |expires| LockSpec {
+            target_type: TargetType::User,
+            target: "alice".into(),
+            message: String::new(),
+            expires,
+        };
+        let token = |expires| TokenSpec { roles: vec![JoinRole::Node], expires, labels: Default::default() };
+        let mut tx = hub.store.begin(now).await.unwrap();
+        tx.put::<Lock>("over", &lock(Some(now - time::Duration::SECOND)), Expect::Absent).await.unwrap();
+        tx.put::<Lock>("stands", &lock(None), Expect::Absent).await.unwrap();
+        tx.put::<Token>("old", &token(now - time::Duration::hours(25)), Expect::Absent).await.unwrap();
+        tx.put::<Token>("recent", &token(now - time::Duration::hours(1)), Expect::Absent).await.unwrap();
+        let [dead, alive] = ["dead-node", "live-node"].map(|node_id| Session {
+            id: clock::uuid(),
+            kind: "shell".into(),
+            user: "alice".into(),
+            node_id: node_id.into(),
+            login: "root".into(),
+            started_at: now,
+            ended_at: None,
+            ended_reason: String::new(),
+            exit: String::new(),
+            recording_state: String::new(),
+            detail: Detail::default(),
+        });
+        tx.start_session(&dead).await.unwrap();
+        tx.start_session(&alive).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let started = Instant::now();
+        sweep(&hub, started, started + GONE).await.unwrap();
+        assert!(hub.store.session(&dead.id).await.unwrap().unwrap().ended_at.is_none(), "too early to tell");
+        let later = started + 2 * GONE;
+        hub.presence.heartbeat("live-node", 1, later);
+        sweep(&hub, started, later).await.unwrap();
+        let ended = hub.store.session(&dead.id).await.unwrap().unwrap();
+        assert_eq!(ended.ended_reason, "agent");
+        assert!(hub.store.session(&alive.id).await.unwrap().unwrap().ended_at.is_none());
+        let names = |names: Vec<String>| names.join(",");
+        let locks = hub.store.all::<Lock>().await.unwrap().into_iter().map(|lock| lock.name).collect();
+        let tokens = hub.store.all::<Token>().await.unwrap().into_iter().map(|token| token.name).collect();
+        assert_eq!((names(locks), names(tokens)), ("stands".into(), "recent".into()));
+        let events = hub.store.audit_events(&Default::default(), &Page::default()).await.unwrap().items;
+        for kind in ["lock.delete", "token.delete", "session.end"] {
+            assert!(events.iter().any(|event| event.json.contains(kind)), "{kind}");
+        }
+    }
 }

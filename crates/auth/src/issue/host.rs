@@ -85,6 +85,7 @@ pub(crate) async fn issue(hub: &Hub, host: Host<'_>) -> Result<HostCerts, Fault>
     // each call, so a removed or locked one is refused all the same (docs/adr/0005).
     let tls_end = expires_at.max(clock::now() + MACHINE_LIFE);
     let chain = x509::issue(&hub.authorities.host, &leaf, host.tls_key, clock::now(), tls_end).map_err(refused)?;
+    metrics::counter!("mezite_certificates_issued_total", "kind" => "host").increment(1);
     Ok(HostCerts {
         note: HostCert { fingerprint, signer_fingerprint: hub.authorities.host.key.public().fingerprint(), expires_at },
         reply: GenerateHostCertsReply {

@@ -87,6 +87,7 @@ pub(crate) async fn issue(
         .detail("valid_before_unix", valid_before);
     event.client_ip = client_ip.to_owned();
     hub.store.audit(vec![event]).await?;
+    metrics::counter!("mezite_certificates_issued_total", "kind" => "user").increment(1);
     Ok(UserCert { certificate, logins })
 }
 

@@ -51,8 +51,9 @@ pub(crate) async fn by_password(
     let username = if name::user(username).is_ok() { username } else { "" };
     admit(hub, username, source)?;
     match check(hub, username, password).await? {
-        Ok(()) => {}
+        Ok(()) => metrics::counter!("mezite_logins_total", "outcome" => "success").increment(1),
         Err(reason) => {
+            metrics::counter!("mezite_logins_total", "outcome" => "failure").increment(1);
             let mut event = hub.event(EventType::UserLoginFailed).user(username, &[]);
             event.client_ip = source.to_string();
             event.error_message = reason.into();

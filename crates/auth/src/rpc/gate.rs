@@ -29,7 +29,22 @@ pub(crate) async fn pass(State(hub): State<Arc<Hub>>, mut request: Request, next
 }
 
 async fn admit(hub: &Hub, path: &str, headers: &HeaderMap, remote: Option<&Remote>) -> Result<Caller, Status> {
-    let Some(allowed) = policy::row(path) else { return Err(Status::unimplemented("there is no such call")) };
+    let Some((rpc, allowed)) = policy::row(path) else {
+        return Err(Status::unimplemented("there is no such call"));
+    };
+    let admitted = admit_to(hub, path, allowed, headers, remote).await;
+    let outcome = if admitted.is_ok() { "admitted" } else { "refused" };
+    metrics::counter!("mezite_auth_calls_total", "rpc" => rpc, "outcome" => outcome).increment(1);
+    admitted
+}
+
+async fn admit_to(
+    hub: &Hub,
+    path: &str,
+    allowed: Allowed,
+    headers: &HeaderMap,
+    remote: Option<&Remote>,
+) -> Result<Caller, Status> {
     let Some(remote) = remote else { return Err(Status::internal("the connection is not known")) };
     let caller = Caller::identify(hub, remote, headers).await.map_err(|fault| refuse(hub, path, &fault))?;
     if allowed.admits(&caller.who) {

@@ -13,10 +13,10 @@ use mezite_proto::v1::Object as Wire;
 use mezite_proto::v1::{
     DeleteObjectReply, DeleteObjectRequest, GetObjectRequest, ListObjectsReply, ListObjectsRequest, PutObjectRequest,
 };
-use mezite_store::{Expect, Object, Page, SessionFilter, Tx};
+use mezite_store::{Expect, Object};
 use serde_json::{Map, Value};
 
-use super::{authorize, page, reads_all, sessions};
+use super::{authorize, page, reads_all};
 use crate::caller::{Caller, User as LoggedIn};
 use crate::hub::Hub;
 
@@ -114,9 +114,6 @@ pub(super) async fn delete(
         let object = find::<K>(hub, &name).await?.ok_or_else(|| not_found::<K>(&name))?;
         refuse_lockout(hub, K::KIND, &object.name, None).await?;
         tx.delete::<K>(&object.name, Expect::from_wire(expected_revision)).await?;
-        if K::KIND == User::KIND {
-            end_sessions_of(hub, &mut tx, &object.name).await?;
-        }
         let event = event(hub, K::KIND, Happened::Deleted, &object.name).detail("id", &object.id);
         tx.audit(&caller.sign(event)).await?;
         tx.commit().await?;
@@ -254,21 +251,6 @@ async fn refuse_lockout(hub: &Hub, kind: &str, name: &str, after: Option<&Value>
 fn roles_of(user: &Value) -> Vec<String> {
     let roles = user.get("roles").and_then(Value::as_array);
     roles.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-async fn end_sessions_of(hub: &Hub, tx: &mut Tx, user: &str) -> Result<(), Fault> {
-    let filter = SessionFilter { active_only: true, user: Some(user.into()), ..SessionFilter::default() };
-    let mut page = Page::default();
-    loop {
-        let found = hub.store.sessions(&filter, &page).await?;
-        for session in &found.items {
-            sessions::announce_end(tx, &session.id, "terminated");
-        }
-        match found.next {
-            Some(token) => page.token = token,
-            None => return Ok(()),
-        }
-    }
 }
 
 const fn resource(kind: &str) -> Resource {

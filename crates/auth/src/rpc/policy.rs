@@ -60,9 +60,9 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
 const SERVICE: &str = "/mezite.v1.Auth/";
 
 /// The row of a path such as `/mezite.v1.Auth/Ping`.
-pub(crate) fn row(path: &str) -> Option<Allowed> {
+pub(crate) fn row(path: &str) -> Option<(&'static str, Allowed)> {
     let rpc = path.strip_prefix(SERVICE)?;
-    POLICY.iter().find(|(name, _)| *name == rpc).map(|(_, allowed)| *allowed)
+    POLICY.iter().find(|(name, _)| *name == rpc).copied()
 }
 
 impl Allowed {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use mezite_core::kind::{Kind, Lock, Node, NodeSpec, Role, User};
+use mezite_core::rbac::Standing;
 use mezite_core::{Fault, Invalid};
 use mezite_proto::v1::{WatchEvent, WatchRequest};
 use mezite_store::{Change, Store};
@@ -187,7 +188,8 @@ fn event(kind: &str, name: String, revision: u64) -> WatchEvent {
 
 /// Of a user, agents and proxies learn that it exists, under which id, and with which roles.
 fn user_json(id: &str, roles: &[String]) -> Vec<u8> {
-    serde_json::json!({ "user_id": id, "roles": roles }).to_string().into_bytes()
+    let standing = Standing { user_id: id.to_owned(), roles: roles.to_vec() };
+    serde_json::to_vec(&standing).unwrap_or_default()
 }
 
 fn trust_json(hub: &Hub) -> Vec<u8> {

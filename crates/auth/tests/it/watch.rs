@@ -61,23 +61,25 @@ async fn a_watcher_gets_everything_and_then_every_change() {
 }
 
 #[tokio::test]
-async fn a_deleted_user_is_told_and_loses_live_sessions() {
+async fn a_deleted_user_is_told_and_one_made_anew_is_another() {
     let cluster = Cluster::new().await;
     let mut alice = cluster.new_user("alice", &["access"], &[]).await;
     let mut node = cluster.machine("node", "web-1").await;
     let mut admin = cluster.admin().await;
-    let session = crate::sessions::info("alice");
-    let id = session.session_id.clone();
-    node.client.start_session(StartSessionRequest { session: Some(session) }).await.unwrap();
-    let mut events = node.client.watch(kinds(&["user", "termination"])).await.unwrap().into_inner();
-    first(&mut events).await;
+    let mut events = node.client.watch(kinds(&["user"])).await.unwrap().into_inner();
+    let before = first(&mut events).await.into_iter().find(|event| event.name == "alice").unwrap();
     let delete = DeleteObjectRequest { kind: "user".into(), name: "alice".into(), expected_revision: None };
     admin.client.delete_object(admin.with(delete)).await.unwrap();
-    let (one, two) = (next(&mut events).await, next(&mut events).await);
-    assert_eq!((one.kind.as_str(), one.deleted, one.name.as_str()), ("user", true, "alice"));
-    assert_eq!((two.kind.as_str(), two.name), ("termination", id));
-    let gone = alice.client.who_am_i(alice.with(WhoAmIRequest {})).await.unwrap_err();
-    assert_eq!(gone.code(), Code::Unauthenticated);
+    let gone = next(&mut events).await;
+    assert_eq!((gone.kind.as_str(), gone.deleted, gone.name.as_str()), ("user", true, "alice"));
+    let refused = alice.client.who_am_i(alice.with(WhoAmIRequest {})).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+
+    cluster.new_user("alice", &["viewer"], &[]).await;
+    let standing = |event: &WatchEvent| serde_json::from_slice::<mezite_core::rbac::Standing>(&event.json).unwrap();
+    let after = standing(&next(&mut events).await);
+    assert_eq!(after.roles, ["viewer"]);
+    assert_ne!(after.user_id, standing(&before).user_id);
 }
 
 #[tokio::test]
