@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "signal dispositions and close_range")]
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::{
@@ -18,15 +16,13 @@ use nix::unistd::{
     setresgid, setresuid, setsid, setuid,
 };
 
+use crate::login::Login;
 use crate::spec::{Command, SessionSpec};
 use crate::users::Account;
 use crate::{cgroup, env, pty};
 
 /// What the leader writes on the gate when it stands; anything else is the reason why it cannot.
 pub(crate) const READY: [u8; 1] = [0];
-/// Soft limit of open files that programs expect; the agent's own is higher.
-const NOFILE_SOFT: u64 = 1024;
-const MOTD_MAX: u64 = 64 << 10;
 const LAST_SIGNAL: i32 = 64;
 
 /// What the leader becomes, all made before the fork.
@@ -37,7 +33,7 @@ pub(crate) struct Plan {
     env: Vec<CString>,
     stdio: Vec<OwnedFd>,
     terminal: bool,
-    motd: bool,
+    greeting: Vec<u8>,
     group: Option<PathBuf>,
 }
 
@@ -52,15 +48,17 @@ impl Plan {
     pub(crate) fn new(
         spec: &SessionSpec,
         account: Account,
+        login: &impl Login,
         tty: Option<&str>,
         stdio: Vec<OwnedFd>,
         group: Option<&Path>,
     ) -> Result<Self, String> {
-        let env = env::build(spec, &account, tty).ok_or("the user's entry has a NUL byte")?;
+        let env = env::build(spec, &account, tty, login.env()).ok_or("the user's entry has a NUL byte")?;
         let (program, argv) = program(&spec.command, &account)?;
         let terminal = tty.is_some();
-        let motd = spec.motd && terminal && spec.command == Command::Shell;
-        Ok(Self { account, program, argv, env, stdio, terminal, motd, group: group.map(Path::to_owned) })
+        let greeted = spec.motd && terminal && spec.command == Command::Shell;
+        let greeting = if greeted { login.greeting() } else { Vec::new() };
+        Ok(Self { account, program, argv, env, stdio, terminal, greeting, group: group.map(Path::to_owned) })
     }
 }
 
@@ -137,9 +135,6 @@ fn inherit_nothing(uid: u32) {
     if std::fs::read("/proc/self/loginuid").is_ok_and(|id| id == u32::MAX.to_string().as_bytes()) {
         let _ = std::fs::write("/proc/self/loginuid", uid.to_string());
     }
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, NOFILE_SOFT.min(soft), hard);
-    }
 }
 
 /// After the gate: become the user and run the program. Returns only an error.
@@ -153,9 +148,7 @@ fn go(plan: &Plan) -> Result<std::convert::Infallible, String> {
         let _ = writeln!(io::stderr(), "cannot change to the home directory {}: {error}", home.display());
         std::env::set_current_dir("/").map_err(|error| format!("cannot change to /: {error}"))?;
     }
-    if plan.motd {
-        message_of_the_day(home);
-    }
+    greet(&plan.greeting, home);
     default_signals()?;
     close_others()?;
     let (what, result) = match &plan.program {
@@ -188,15 +181,10 @@ fn become_user(account: &Account) -> Result<(), String> {
     if way_back { Err("the process can become root again".to_owned()) } else { Ok(()) }
 }
 
-/// Read as the user. A machine without the file has no message.
-fn message_of_the_day(home: &Path) {
-    if home.join(".hushlogin").exists() {
-        return;
-    }
-    let mut text = Vec::new();
-    if File::open("/etc/motd").and_then(|file| file.take(MOTD_MAX).read_to_end(&mut text)).is_ok() {
-        // A terminal that has gone is noticed by the shell.
-        let _ = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
+/// A terminal that has gone is noticed by the shell.
+fn greet(text: &[u8], home: &Path) {
+    if !text.is_empty() && !home.join(".hushlogin").exists() {
+        let _ = io::stdout().write_all(text).and_then(|()| io::stdout().flush());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The environment of a session: what the client may set, and what is always there.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::spec::SessionSpec;
@@ -26,8 +26,14 @@ fn word(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_'
 }
 
-/// `NAME=value` entries for `execve`: the base, then the variables of the spec. `tty` is the terminal's path.
-pub(crate) fn build(spec: &SessionSpec, account: &Account, tty: Option<&str>) -> Option<Vec<CString>> {
+/// `NAME=value` entries for `execve`: the base, over it the variables of the spec, over both those of the login's rules.
+/// `tty` is the terminal's path.
+pub(crate) fn build(
+    spec: &SessionSpec,
+    account: &Account,
+    tty: Option<&str>,
+    rules: Vec<CString>,
+) -> Option<Vec<CString>> {
     let mut mail = OsString::from("/var/mail/");
     mail.push(&account.name);
     let path = if account.uid == 0 { ROOT_PATH } else { USER_PATH };
@@ -53,7 +59,18 @@ pub(crate) fn build(spec: &SessionSpec, account: &Account, tty: Option<&str>) ->
         pairs.retain(|(other, _)| other != name);
         pairs.push((name, value.as_ref()));
     }
-    pairs.into_iter().map(|(name, value)| entry(name, value)).collect()
+    let mut entries = pairs.into_iter().map(|(name, value)| entry(name, value)).collect::<Option<Vec<_>>>()?;
+    for rule in rules {
+        let Some(name) = name_of(&rule) else { continue };
+        entries.retain(|other| name_of(other) != Some(name));
+        entries.push(rule);
+    }
+    Some(entries)
+}
+
+fn name_of(entry: &CStr) -> Option<&[u8]> {
+    let end = entry.to_bytes().iter().position(|&b| b == b'=')?;
+    entry.to_bytes().get(..end).filter(|name| !name.is_empty())
 }
 
 fn entry(name: &str, value: &OsStr) -> Option<CString> {

@@ -15,8 +15,11 @@
 //!   [`Control::Terminate`] it returns only when no descendant is left, however it hid.
 //! - When the leader ends by itself, its background jobs live on, as with `sshd`.
 //!
+//! - A PAM stack (feature `pam`, in the dynamic program `mezd-session` only) comes on top of the checks made here. It may
+//!   refuse and add; it never admits whom they refuse. It is closed after the leader's end.
+//!
 //! Deliberately absent: tokio, sockets other than the pair, NSS inside this process (a static program must not load
-//! it; `getent` is asked), PAM, `~/.ssh/rc`, `~/.ssh/environment`, utmp.
+//! it; `getent` is asked), PAM's passwords and the groups of `pam_group`, `~/.ssh/rc`, `~/.ssh/environment`, utmp.
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 mod account;
@@ -26,7 +29,10 @@ mod client;
 mod env;
 mod getent;
 mod line;
+mod login;
 mod monitor;
+#[cfg(feature = "pam")]
+mod pam;
 mod pty;
 mod reap;
 mod spec;
@@ -37,6 +43,13 @@ pub use account::{Refusal, may_log_in};
 pub use client::{Running, STARTER_ARGUMENT, spawn};
 pub use env::accepted_env;
 pub use line::{DecodeError, Decoder};
+#[cfg(feature = "pam")]
+pub use pam::pam_service;
 pub use pty::{echoes, resize};
 pub use spec::{Command, Control, InvalidSpec, Message, Pty, SessionSpec};
 pub use starter::run_starter;
+#[cfg(feature = "pam")]
+pub use starter::run_starter_with_pam;
+
+#[cfg(all(feature = "pam", target_feature = "crt-static"))]
+compile_error!("a static program cannot load PAM: build mezd-session without +crt-static");

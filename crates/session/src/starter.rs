@@ -1,22 +1,25 @@
 //! The starter itself: takes the spec, prepares, forks the leader, watches it.
 #![expect(unsafe_code, reason = "descriptors received over a socket, and fork")]
 
+use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, umask};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, geteuid, ttyname};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, dup2_stdin, fchown, fork, geteuid, ttyname};
 
 use crate::account::may_log_in;
 use crate::cgroup::Group;
 use crate::child::{self, Plan};
 use crate::line::Decoder;
+use crate::login::Login;
 use crate::monitor::Monitor;
 use crate::pty;
 use crate::spec::{Control, Message, Pty, SPEC_MAX, SessionSpec};
@@ -26,11 +29,30 @@ use crate::users::{self, Account};
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
 /// A terminal, or three pipes.
 const FDS_MAX: usize = 3;
+/// Soft limit of open files that programs expect; the agent's own is higher.
+const NOFILE_SOFT: u64 = 1024;
 
 /// Runs the starter of one session; returns the exit code of the process. Standard input must be the socket pair
 /// that [`crate::spawn`] makes. Call it first in `main`, while the process has one thread, with nothing set up.
 pub fn run_starter() -> i32 {
-    match run() {
+    serve(|_, _, account| Ok((account, ())))
+}
+
+/// Like [`run_starter`], with the PAM stack of `service` ([`crate::pam_service`]) on top of the other checks. Without PAM on
+/// the machine every session is refused.
+#[cfg(feature = "pam")]
+pub fn run_starter_with_pam(service: &str) -> i32 {
+    serve(|spec, tty, _| {
+        let remote = spec.ssh_client.split(' ').next().filter(|address| !address.is_empty());
+        let opened = crate::pam::Session::open(service, &spec.login, tty, remote)?;
+        // A module may have changed the account.
+        Ok((admit(&spec.login)?, opened))
+    })
+}
+
+/// `enter` is given the account that the files admit, and the terminal.
+fn serve<L: Login>(enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>) -> i32 {
+    match run(enter) {
         Ok(()) => 0,
         Err(error) => {
             // The agent's log is on the other end, if anything is.
@@ -40,24 +62,33 @@ pub fn run_starter() -> i32 {
     }
 }
 
-fn run() -> io::Result<()> {
+fn run<L: Login>(
+    enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>,
+) -> io::Result<()> {
     let control = isolate()?;
     let mut controls = Decoder::controls();
     let (spec, stdio) = receive(&control, &mut controls)?;
-    let started = start(spec, stdio);
-    let (mut monitor, started) = match started {
+    let (mut monitor, login, started) = match start(&spec, stdio, enter) {
         Ok(started) => started,
         Err(reason) => return (&control).write_all(&Message::Denied { reason }.to_line()),
     };
     (&control).write_all(&started.to_line())?;
     trim();
-    let last = monitor.watch(&control, controls)?;
-    last.map_or(Ok(()), |message| (&control).write_all(&message.to_line()))
+    let last = monitor.watch(&control, controls);
+    let told = last.and_then(|last| last.map_or(Ok(()), |message| (&control).write_all(&message.to_line())));
+    // The agent need not wait for what the login's end may take.
+    drop(control);
+    // Helpers of PAM modules inherit the mask and expect to hear of their children.
+    SigSet::empty().thread_set_mask()?;
+    drop(login);
+    told
 }
 
 /// Makes the process deaf to terminals and users, and returns the control socket under a number above 2.
 fn isolate() -> io::Result<UnixStream> {
     nix::sys::prctl::set_dumpable(false)?;
+    // It is run by the path of a descriptor, which is no name for `ps`.
+    nix::sys::prctl::set_name(c"mezd-session")?;
     // A process whose parent dies becomes a child of the starter and not of init, so that none can hide.
     nix::sys::prctl::set_child_subreaper(true)?;
     umask(Mode::from_bits_truncate(0o022));
@@ -67,7 +98,14 @@ fn isolate() -> io::Result<UnixStream> {
         // SAFETY: setting a disposition to "ignore" runs no code of ours.
         unsafe { signal(number, SigHandler::SigIgn) }?;
     }
-    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
+    // Before PAM, which may set limits of its own.
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, NOFILE_SOFT.min(soft), hard);
+    }
+    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // What this process runs must not hold the agent's socket.
+    dup2_stdin(&File::open("/dev/null")?)?;
+    Ok(control)
 }
 
 /// Reads the spec and the descriptors that came with it. What follows the spec goes into `controls`.
@@ -116,26 +154,28 @@ fn receive_first(control: &UnixStream, chunk: &mut [u8]) -> io::Result<(usize, V
 }
 
 /// Everything up to a leader that waits for the word to go. An error is the reason for the user.
-fn start(spec: SessionSpec, stdio: Vec<OwnedFd>) -> Result<(Monitor, Message), String> {
+fn start<L: Login>(
+    spec: &SessionSpec,
+    stdio: Vec<OwnedFd>,
+    enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>,
+) -> Result<(Monitor, L, Message), String> {
     spec.validate().map_err(|error| error.to_string())?;
     let wanted = if spec.pty.is_some() { 1 } else { FDS_MAX };
     if stdio.len() != wanted {
         return Err(format!("the session came with {} descriptors, {wanted} are needed", stdio.len()));
     }
-    let account = admit(&spec.login)?;
-    let tty = match (&spec.pty, stdio.first()) {
-        (Some(request), Some(slave)) => {
-            let tty = prepare_terminal(request, slave, &account);
-            Some(tty.map_err(|error| format!("cannot prepare the terminal: {error}"))?)
-        }
-        _ => {
-            let mut pipes = stdio.iter();
-            pipes
-                .try_for_each(|pipe| own_pipe(pipe, &account))
-                .map_err(|error| format!("cannot hand over the pipes: {error}"))?;
-            None
-        }
-    };
+    let slave = spec.pty.as_ref().zip(stdio.first());
+    let tty = slave.map(|(_, slave)| terminal_name(slave)).transpose();
+    let tty = tty.map_err(|error| format!("cannot name the terminal: {error}"))?;
+    let (account, login) = enter(spec, tty.as_deref(), admit(&spec.login)?)?;
+    match slave {
+        Some((request, slave)) => prepare_terminal(request, slave, &account)
+            .map_err(|error| format!("cannot prepare the terminal: {error}"))?,
+        None => stdio
+            .iter()
+            .try_for_each(|pipe| own_pipe(pipe, &account))
+            .map_err(|error| format!("cannot hand over the pipes: {error}"))?,
+    }
     let group =
         match &spec.cgroup {
             Some(parent) => Some(Group::create(parent, &spec.session_id).map_err(|error| {
@@ -143,11 +183,11 @@ fn start(spec: SessionSpec, stdio: Vec<OwnedFd>) -> Result<(Monitor, Message), S
             })?),
             None => None,
         };
-    let plan = Plan::new(&spec, account, tty.as_deref(), stdio, group.as_ref().map(Group::path))?;
+    let plan = Plan::new(spec, account, &login, tty.as_deref(), stdio, group.as_ref().map(Group::path))?;
     let children = watch_children().map_err(|error| format!("cannot watch the session: {error}"))?;
     let (leader, gate) = launch(&plan)?;
     let pid = leader.as_raw().unsigned_abs();
-    Ok((Monitor::new(leader, gate, children, group), Message::Started { pid, tty }))
+    Ok((Monitor::new(leader, gate, children, group), login, Message::Started { pid, tty }))
 }
 
 fn admit(login: &str) -> Result<Account, String> {
@@ -164,10 +204,13 @@ fn admit(login: &str) -> Result<Account, String> {
 }
 
 /// Size, modes, owner. The mount options of devpts are not relied on for the owner and mode.
-fn prepare_terminal(request: &Pty, slave: &OwnedFd, account: &Account) -> io::Result<String> {
+fn prepare_terminal(request: &Pty, slave: &OwnedFd, account: &Account) -> io::Result<()> {
     pty::apply(request, slave)?;
     let (gid, mode) = users::system_group("tty").map_or((account.gid, 0o600), |gid| (gid, 0o620));
-    own(slave, account.uid, gid, mode)?;
+    Ok(own(slave, account.uid, gid, mode)?)
+}
+
+fn terminal_name(slave: &OwnedFd) -> io::Result<String> {
     ttyname(slave)?.into_os_string().into_string().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 

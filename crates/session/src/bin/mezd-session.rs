@@ -1,5 +1,5 @@
-//! The session starter as a program of its own, for a machine where it is linked apart from `mezd`.
+//! The session starter with the machine's PAM stack. `mezd` runs it where it lies beside `mezd`.
 
 fn main() {
-    std::process::exit(mezite_session::run_starter());
+    std::process::exit(mezite_session::run_starter_with_pam(mezite_session::pam_service()));
 }

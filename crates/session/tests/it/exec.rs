@@ -59,6 +59,18 @@ fn the_environment_is_made_here_and_the_locale_is_the_clients() {
 }
 
 #[test]
+fn nothing_of_the_agents_environment_is_inherited() {
+    let Some(user) = User::create(&[]) else { return };
+    let mut session = user.exec("exec cat");
+    let (pid, _) = session.started();
+    let environ = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("environ");
+    assert_ne!(environ(std::process::id()), "");
+    assert_eq!((environ(session.starter.id()), environ(pid)), (String::new(), String::new()));
+    session.control = None;
+    session.starter.wait().expect("starter");
+}
+
+#[test]
 fn the_session_holds_three_descriptors() {
     let Some(user) = User::create(&[]) else { return };
     let mut session = user.exec("exec cat");

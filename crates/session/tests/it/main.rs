@@ -5,6 +5,9 @@ mod ending;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+#[cfg(feature = "pam")]
+mod pam;
+#[cfg(test)]
 mod refusal;
 #[cfg(test)]
 mod support;

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub(crate) const STARTER: &str = env!("CARGO_BIN_EXE_mezd-session");
+pub(crate) const STARTER: &str = env!("CARGO_BIN_EXE_test-starter");
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A user with a home of its own and a locked password, removed at the end.
