@@ -25,6 +25,7 @@
 mod account;
 mod cgroup;
 mod child;
+mod choose;
 mod client;
 mod env;
 mod getent;
@@ -40,6 +41,7 @@ mod starter;
 pub mod users;
 
 pub use account::{Refusal, may_log_in};
+pub use choose::choose_starter;
 pub use client::{Running, STARTER_ARGUMENT, spawn};
 pub use env::accepted_env;
 pub use line::{DecodeError, Decoder};

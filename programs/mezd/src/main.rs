@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -54,8 +53,10 @@ fn start() -> Result<(), Box<dyn std::error::Error>> {
     let hostname = hostname();
     let config = AgentConfig::from_env(&variable, &hostname)?;
     mezite_net::tls::install_provider();
-    let exe = PathBuf::from("/proc/self/exe");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (starter, which) = mezite_session::choose_starter();
+    tracing::info!("{which}");
+    // Two threads carry many sessions, and the node's memory is its users'.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = shutdown::on_signals()?;
         let socket = variable("NOTIFY_SOCKET");
@@ -66,7 +67,7 @@ fn start() -> Result<(), Box<dyn std::error::Error>> {
                 tracing::warn!(%error, "the service manager could not be told");
             }
         };
-        mezite_agent::run(config, exe, stop, || notify(Notice::Ready)).await?;
+        mezite_agent::run(config, starter, stop, || notify(Notice::Ready)).await?;
         notify(Notice::Stopping);
         Ok(())
     })
