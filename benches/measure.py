@@ -38,16 +38,11 @@ class Cpu:
         self.lab.settle()
         self.lab.reap()
         self._client = client_cpu()
-        self._count_servers()
+        self.restart_servers()
         return self
 
-    def restart(self, client):
-        """Counts from here on: what `client` and the servers have used to connect is left out."""
-        table = process_table()
-        self._client += sum(table[pid][2] for pid in family(client.pid, table))
-        self._count_servers()
-
-    def _count_servers(self):
+    def restart_servers(self):
+        """Counts the servers from here on: what they used to connect is left out."""
         self._servers = {role: self.lab.servers[role].cpu() for role in self.path.roles}
 
     def __exit__(self, *_):
@@ -90,7 +85,7 @@ def down(lab, path, size):
         client = start(path, f"head -c {size} /dev/zero", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         pipe = client.stdout.fileno()
         got = len(os.read(pipe, BLOCK))
-        cpu.restart(client)
+        cpu.restart_servers()
         begin = time.perf_counter()
         while block := os.read(pipe, BLOCK):
             got += len(block)
@@ -106,7 +101,7 @@ def up(lab, path, size):
     with Cpu(lab, path) as cpu:
         client = start(path, "echo begin; cat >/dev/null && echo end", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         client.stdout.readline()
-        cpu.restart(client)
+        cpu.restart_servers()
         begin = time.perf_counter()
         block, left = bytes(BLOCK), size
         try:
