@@ -2,21 +2,18 @@
 
 CARGO ?= cargo
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-# The four programs are static (docs/adr/0003): the flag must not reach build scripts, hence the explicit target. The session
-# starter with PAM is the one dynamic program, for PAM's modules are loaded.
+# The four programs are static (docs/adr/0003): the flag must not reach build scripts, hence the explicit target.
 STATIC_FLAGS := -C target-feature=+crt-static
-RELEASE_DIR ?= target/static
+STATIC_DIR := target/static/$(HOST)/release
 PROGRAMS := mezhub mezd msh mezctl
 
-.PHONY: build demo test test-faults bench lint deny docs deps deps-test clean
+.PHONY: build demo test test-faults regress bench lint deny docs deps deps-test clean
 
 build: deps
-	CARGO_TARGET_DIR=$(RELEASE_DIR) RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --locked --release --target $(HOST) \
+	CARGO_TARGET_DIR=target/static RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --locked --release --target $(HOST) \
 		$(addprefix -p ,$(PROGRAMS))
-	CARGO_TARGET_DIR=$(RELEASE_DIR) $(CARGO) build --locked --release -p mezite-session --features pam --bin mezd-session
 	mkdir -p target/release
-	install -m 0755 $(addprefix $(RELEASE_DIR)/$(HOST)/release/,$(PROGRAMS)) $(RELEASE_DIR)/release/mezd-session target/release/
-	ls -l $(addprefix target/release/,$(PROGRAMS) mezd-session)
+	$(foreach p,$(PROGRAMS),install -m 0755 $(STATIC_DIR)/$(p) target/release/$(p);)
 
 demo: deps-test build
 	scripts/demo target/release
@@ -27,6 +24,11 @@ test: deps-test
 test-faults: deps-test
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked -p mezite-tests --test it -- --ignored
+
+# OpenSSH's own regress scripts (Debian package openssh-tests) against a node of ours.
+regress: deps-test
+	$(CARGO) build --locked --workspace
+	scripts/regress target/debug
 
 bench: deps-test build
 	benches/run target/release

@@ -38,11 +38,16 @@ class Cpu:
         self.lab.settle()
         self.lab.reap()
         self._client = client_cpu()
-        self.restart_servers()
+        self._count_servers()
         return self
 
-    def restart_servers(self):
-        """Counts the servers from here on: what they used to connect is left out."""
+    def restart(self, client):
+        """Counts from here on: what `client` and the servers have used to connect is left out."""
+        table = process_table()
+        self._client += sum(table[pid][2] for pid in family(client.pid, table))
+        self._count_servers()
+
+    def _count_servers(self):
         self._servers = {role: self.lab.servers[role].cpu() for role in self.path.roles}
 
     def __exit__(self, *_):
@@ -85,7 +90,7 @@ def down(lab, path, size):
         client = start(path, f"head -c {size} /dev/zero", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         pipe = client.stdout.fileno()
         got = len(os.read(pipe, BLOCK))
-        cpu.restart_servers()
+        cpu.restart(client)
         begin = time.perf_counter()
         while block := os.read(pipe, BLOCK):
             got += len(block)
@@ -101,7 +106,7 @@ def up(lab, path, size):
     with Cpu(lab, path) as cpu:
         client = start(path, "echo begin; cat >/dev/null && echo end", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         client.stdout.readline()
-        cpu.restart_servers()
+        cpu.restart(client)
         begin = time.perf_counter()
         block, left = bytes(BLOCK), size
         try:

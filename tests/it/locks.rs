@@ -8,6 +8,8 @@ use crate::user::User;
 
 /// The issue's bound from the lock to the end of live sessions.
 const BOUND: Duration = Duration::from_secs(5);
+/// Life of a certificate that a test sees out.
+const LIFE: Duration = Duration::from_secs(8);
 
 fn lives_and_dies(setup: &Setup, user: &User, kind: &str, name: &str, message: &str) {
     let mut stock = Client::start(user.ssh_command(&[&setup.target(), "echo up; sleep 1000"]));
@@ -71,21 +73,59 @@ fn nobody_else_is_touched_and_a_lock_runs_out() {
     wait_for("the lock to run out", || locked.msh(&["ssh", &setup.msh_target(), "--", "true"]).code == 0);
 }
 
+/// A session of `user` that `act` must end in time; what the user saw.
+#[track_caller]
+fn ended_by(setup: &Setup, user: &User, bound: Duration, act: impl FnOnce()) -> String {
+    let mut session = Client::start(user.ssh_command(&[&setup.target(), "echo up; sleep 1000"]));
+    session.expect("up");
+    act();
+    let begin = Instant::now();
+    let out = session.wait();
+    assert!(begin.elapsed() < bound, "it took {:?}", begin.elapsed());
+    assert_ne!(out.code, 0, "{out:?}");
+    wait_for("the list to be true", || setup.cluster.live(&user.name).is_empty());
+    out.stderr
+}
+
 #[test]
-fn a_deleted_user_and_a_tightened_role_end_sessions_too() {
+fn a_role_that_no_longer_allows_ends_sessions() {
     let setup = Setup::shared();
     let role = |login: &str| {
         format!(
-            "kind: role\nversion: v1\nmetadata: {{name: shrinking}}\nspec:\n  allow:\n    node_labels: {{env: test}}\n    logins: [{login}]\n"
+            "kind: role\nversion: v1\nmetadata: {{name: shrinking}}\nspec:\n  allow:\n    node_labels: {{env: test}}\n    \
+             logins: [{login}]\n"
         )
     };
     setup.cluster.add_role(&role(&setup.os.name)).ok();
     let user = setup.somebody_with("shrinking");
-    let mut session = Client::start(user.ssh_command(&[&setup.target(), "echo up; sleep 1000"]));
-    session.expect("up");
-    setup.cluster.add_role(&role("somebody-else")).ok();
-    let begin = Instant::now();
-    let out = session.wait();
-    assert!(begin.elapsed() < BOUND, "it took {:?}", begin.elapsed());
-    assert_ne!(out.code, 0, "{out:?}");
+    let told = ended_by(&setup, &user, BOUND, || drop(setup.cluster.add_role(&role("somebody-else")).ok()));
+    assert!(told.contains("access denied"), "{told}");
+}
+
+#[test]
+fn a_deleted_user_is_gone_at_once() {
+    let setup = Setup::shared();
+    let user = setup.somebody();
+    let name = format!("--username={}", user.name);
+    ended_by(&setup, &user, BOUND, || drop(setup.cluster.mezctl(&["users", "delete", &name]).ok()));
+    user.msh(&["ssh", &setup.msh_target(), "--", "true"]).refused(255);
+    user.msh(&["ls"]).refused(5);
+}
+
+#[test]
+fn a_session_does_not_outlive_its_certificate_or_its_role() {
+    let setup = Setup::shared();
+    let user = setup.somebody();
+    user.try_login(&["--ttl=8s"], crate::cluster::USER_PASSWORD).ok();
+    let told = ended_by(&setup, &user, LIFE + BOUND, || ());
+    assert!(told.contains("certificate has expired"), "{told}");
+
+    setup
+        .cluster
+        .add_role("kind: role\nversion: v1\nmetadata: {name: brief}\nspec:\n  options: {max_session_ttl: 8s}\n")
+        .ok();
+    let user = setup.somebody_with("access,brief");
+    let told = ended_by(&setup, &user, LIFE + BOUND, || ());
+    // The certificate lives no longer than the role lets a session live: whichever is noticed first.
+    assert!(told.contains("longest session") || told.contains("certificate has expired"), "{told}");
 }

@@ -75,6 +75,10 @@ impl Pty {
         self.seen.text()
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
     #[track_caller]
     pub(crate) fn wait(&mut self) -> i32 {
         let mut status = None;

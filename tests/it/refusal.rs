@@ -40,6 +40,16 @@ fn a_login_that_no_role_allows() {
 }
 
 #[test]
+fn a_login_that_is_not_named_is_asked_for_unless_there_is_one_only() {
+    let setup = Setup::shared();
+    let several = setup.cluster.user("several-logins", "access", &format!("{},daemon", setup.os.name));
+    let text = several.msh(&["ssh", "node-1", "--", "true"]).refused(255);
+    assert!(text.contains("--login") && text.contains("daemon"), "{text}");
+    let one = setup.somebody();
+    assert_eq!(one.msh(&["ssh", "node-1", "--", "id", "-un"]).ok().trim(), setup.os.name);
+}
+
+#[test]
 fn a_login_that_no_role_allows_by_a_plain_jump() {
     let setup = Setup::shared();
     let user = setup.somebody();

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::cluster::{ADMIN_PASSWORD, Cluster, USER_PASSWORD};
-use crate::process::{Client, run, tool, wait_for};
+use crate::process::{Client, run, tool, wait_for, within};
 use crate::pty::Pty;
 use crate::setup::Setup;
 
@@ -50,8 +51,14 @@ fn hub_goes_with_a_session(signal: Signal) {
     let mut setup = Setup::new();
     let (mut session, id) = begun(&setup);
     let token = setup.cluster.admin_token.clone();
+    let mut pty = Pty::start(&setup.alice.msh_command(&["ssh", &setup.msh_target()]), 80, 24);
+    let modes = format!("{:?}", pty.modes());
+    pty.prompt();
 
     setup.cluster.stop_hub(signal);
+    assert_eq!(pty.wait(), 255, "{:?}", pty.text());
+    assert_eq!(format!("{:?}", pty.modes()), modes, "the terminal is left raw: {:?}", pty.text());
+    assert!(pty.text().contains("msh: "), "the user is told nothing: {:?}", pty.text());
     let out = session.wait();
     assert_eq!(out.code, 255, "{out:?}");
     assert!(!out.stderr.is_empty(), "the user is told nothing");
@@ -240,7 +247,7 @@ fn tokens_of_sessions_and_users_survive_a_restart() {
 fn repeated_kills_lose_nothing_that_was_acknowledged() {
     let mut setup = Setup::new();
     let (mut users, mut seen) = (0, 0);
-    for round in 0..20 {
+    for round in 0..20_u64 {
         let mut load: Vec<_> = (0..4)
             .map(|n| {
                 Client::start(
@@ -252,6 +259,8 @@ fn repeated_kills_lose_nothing_that_was_acknowledged() {
             setup.cluster.add_user(&format!("kept-{users}"), "access", "x");
             users += 1;
         }
+        // Each round meets the sessions at another step.
+        within(Duration::from_millis(37 * round % 700), || false);
         if round % 2 == 0 {
             setup.cluster.stop_hub(Signal::SIGKILL);
             setup.cluster.start_hub();

@@ -2,6 +2,9 @@
 
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::process::tool;
 use crate::pty::Pty;
 use crate::setup::Setup;
@@ -99,7 +102,14 @@ fn the_local_terminal_is_restored() {
         pty.wait();
         assert_eq!(format!("{:?}", pty.modes()), before, "{:?}", pty.text());
     }
-    // Also when the session is ended from outside.
+    // Also when the client is ended by a signal.
+    let mut pty = Pty::start(&setup.alice.msh_command(&["ssh", &setup.msh_target()]), 80, 24);
+    let before = format!("{:?}", pty.modes());
+    pty.prompt();
+    kill(Pid::from_raw(pty.pid()), Signal::SIGTERM).unwrap();
+    assert_ne!(pty.wait(), 0);
+    assert_eq!(format!("{:?}", pty.modes()), before, "{:?}", pty.text());
+    // And when the session is ended from outside.
     let user = setup.somebody();
     let mut pty = Pty::start(&user.msh_command(&["ssh", &setup.msh_target()]), 80, 24);
     let before = format!("{:?}", pty.modes());
