@@ -95,7 +95,7 @@ def markdown(result):
     about = result["machine"]
     text = [
         f"Run of {about['date']}: {about['cpus']} × {about['cpu']}, Linux {about['kernel']}, {about['ssh']}; "
-        f"{result['rounds']} rounds; build of Mezite: {about['build']}. Load {about['load'][0]:.1f} before, "
+        f"{result['rounds']} rounds. Load {about['load'][0]:.1f} before, "
         f"{about['load'][1]:.1f} after (the run itself is part of it); a fixed piece of work took "
         f"{spread(result['calibration_ms'], 0)} ms between tests.\n"
     ]
