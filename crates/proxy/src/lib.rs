@@ -229,6 +229,7 @@ async fn serve_tunnels(
         stop.cancelled().await;
         tunnels.drain(Duration::from_secs(1)).await;
         tokio::time::sleep(ssh::GOODBYE).await;
+        tunnels.close();
         end.cancel();
     };
     tokio::join!(serving, stopping);

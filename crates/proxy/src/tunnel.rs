@@ -112,6 +112,7 @@ pub(crate) struct Tunnels {
     proxy_id: String,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
+    closed: CancellationToken,
     forwards: mpsc::Sender<ForwardDenied>,
 }
 
@@ -145,7 +146,8 @@ struct Pending {
 impl Tunnels {
     /// No agents yet. Reports of refused forwards go to `forwards`; when it is full they are dropped with a log line.
     pub(crate) fn new(proxy_id: String, forwards: mpsc::Sender<ForwardDenied>) -> Arc<Self> {
-        Arc::new(Self { proxy_id, state: Mutex::default(), changed: watch::Sender::new(0), forwards })
+        let (state, changed, closed) = (Mutex::default(), watch::Sender::new(0), CancellationToken::new());
+        Arc::new(Self { proxy_id, state, changed, closed, forwards })
     }
 
     /// The ids of the nodes whose tunnel is held now, sorted.
@@ -198,6 +200,11 @@ impl Tunnels {
         for live in state.live.values().filter(|live| live.sessions.iter().any(|s| s == session_id)) {
             live.terminate.cancel();
         }
+    }
+
+    /// Ends every tunnel: a control stream does not end by itself.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
     }
 
     /// Asks every agent to hold its next tunnel elsewhere, or to come back after `retry_after`.
@@ -328,6 +335,7 @@ impl v1::tunnel_server::Tunnel for TunnelService {
         tokio::spawn(async move {
             tokio::select! {
                 () = service.tunnels.read_control(&node_id, up) => {}
+                () = service.tunnels.closed.cancelled() => {}
                 reason = service.expelled(&node_id) => {
                     tracing::info!(node_id, reason, "the tunnel is cut");
                     let _ = control.try_send(Err(Status::permission_denied(reason)));
