@@ -35,13 +35,15 @@ fn begun(setup: &Setup) -> (Client, String) {
 fn verified_recording(setup: &Setup, id: &str) -> serde_json::Value {
     let mut found = serde_json::Value::Null;
     wait_for("the recording to be whole", || {
+        // In this order: what is listed before the seal is not final.
+        let whole = setup.cluster.mezctl(&["recordings", "verify", id]).code == 0;
         found = setup
             .cluster
             .mezctl_json(&["recordings", "ls"])
             .into_iter()
             .find(|r| r["session"]["id"] == id)
             .unwrap_or_default();
-        !found.is_null() && setup.cluster.mezctl(&["recordings", "verify", id]).code == 0
+        whole && !found.is_null()
     });
     assert!(setup.alice.msh(&["play", "--speed=1000", id]).ok().contains("begun"));
     found
