@@ -95,9 +95,9 @@ impl AgentConfig {
             Some(other) => Err(fail(variable, format!("{other:?} is neither true nor false"))),
         };
         let node_name = given("MEZITE_NODE_NAME").unwrap_or_else(|| hostname.to_ascii_lowercase());
-        name::node(&node_name).map_err(|e| fail("MEZITE_NODE_NAME", format!("{node_name:?} {e}")))?;
+        name::node(&node_name).map_err(|e| fail("MEZITE_NODE_NAME", format!("{node_name:?} {}", e.message)))?;
         let labels = labels::parse(&given("MEZITE_NODE_LABELS").unwrap_or_default())
-            .map_err(|e| fail("MEZITE_NODE_LABELS", e.to_string()))?;
+            .map_err(|e| fail("MEZITE_NODE_LABELS", e.message))?;
         let recording_mode = match given("MEZITE_RECORDING_MODE").as_deref() {
             None | Some("node") => RecordingMode::Node,
             Some("node-sync") => RecordingMode::NodeSync,
@@ -105,7 +105,7 @@ impl AgentConfig {
                 return Err(fail("MEZITE_RECORDING_MODE", format!("{other:?} is unknown; use node or node-sync")));
             }
         };
-        let ca_pin = given("MEZITE_CA_PIN").map(|pin| pin.parse()).transpose();
+        let ca_pin = given("MEZITE_CA_PIN").map(|pin| pin.parse::<Pin>()).transpose();
         if flag("MEZITE_BPF_ENABLED")? {
             return Err(fail("MEZITE_BPF_ENABLED", "command capture is not part of this release; unset it".to_owned()));
         }
@@ -124,7 +124,7 @@ impl AgentConfig {
             labels,
             recording_mode,
             data_dir: given("MEZITE_DATA_DIR").unwrap_or_else(|| DATA_DIR.to_owned()).into(),
-            ca_pin: ca_pin.map_err(|e| fail("MEZITE_CA_PIN", format!("{e}; expected sha256: and 64 hex digits")))?,
+            ca_pin: ca_pin.map_err(|e| fail("MEZITE_CA_PIN", e.to_string()))?,
             tls_wrap: flag("MEZITE_TLS_WRAP")?,
             outer_roots_pem,
         })

@@ -127,6 +127,10 @@ pub async fn run(
     let place = Place::open(&config.data_dir)?;
     let spool = Spool::open(&config.data_dir)?;
     let outbox = Outbox::open(place.outbox())?;
+    let uid = nix::unistd::geteuid();
+    if !uid.is_root() {
+        tracing::warn!(%uid, "mezd does not run as root: it can start sessions of its own user only");
+    }
     let Some(member) = join_patiently(&config, &place, &stop).await? else { return Ok(()) };
     let Member { identity, tls: own_tls, roots, auth } = member;
     let proxy = proxy_dialer(&config, Arc::clone(&roots), Arc::clone(&own_tls))?;

@@ -29,6 +29,14 @@ pub enum PlaceError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The data directory cannot be made.
+    #[error("cannot make {path}: {source}; set MEZITE_DATA_DIR to a directory of this user")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// What they hold.
     #[error("the identity in {dir} cannot be used: {source}; remove the directory and join with a fresh token")]
     Identity {
@@ -68,7 +76,7 @@ impl Place {
         let place = Self { data_dir: data_dir.to_path_buf() };
         for dir in [data_dir.to_path_buf(), place.agent(), place.outbox()] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-            made.map_err(|source| PlaceError::File { path: dir, source })?;
+            made.map_err(|source| PlaceError::DataDir { path: dir, source })?;
         }
         Ok(place)
     }

@@ -117,6 +117,16 @@ pub fn no_token() -> Error {
 
 /// The fault behind a gRPC status, its text made harmless for a terminal.
 pub fn refused(status: Status) -> Error {
+    // Only a failure on the way has a source: a server's answer is all text.
+    let mut source = std::error::Error::source(&status);
+    while let Some(deeper) = source.and_then(std::error::Error::source) {
+        source = Some(deeper);
+    }
+    if let Some(source) = source {
+        return Error::unavailable(format!(
+            "the connection to Auth broke: {source}; check the address, and that the hub runs"
+        ));
+    }
     match Fault::from_grpc(status.code().into(), escape_control(status.message())) {
         Fault::NotLoggedIn(message) => Error::not_logged_in(with_next(message, "mezctl login")),
         fault => fault.into(),

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::time::timeout;
+use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 use zeroize::Zeroizing;
 
 use crate::address::Address;
@@ -200,12 +201,18 @@ impl Web {
 pub fn undialed(error: DialError) -> Error {
     let next = match &error {
         DialError::Tcp { .. } => "; check the address, and that the hub runs",
-        DialError::Tls { .. } => {
+        DialError::Tls { source, .. } if is_untrusted(source) => {
             "; name its authority with --ca-file=FILE (on the hub: tls/ca.pem in its data directory)"
         }
-        DialError::Address(_) | DialError::NoAddress | DialError::NotHttp2 { .. } => "",
+        DialError::Tls { .. } | DialError::Address(_) | DialError::NoAddress | DialError::NotHttp2 { .. } => "",
     };
     Error::unavailable(format!("{error}{next}"))
+}
+
+fn is_untrusted(source: &std::io::Error) -> bool {
+    let cause = source.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    let Some(TlsError::InvalidCertificate(cause)) = cause else { return false };
+    matches!(cause, CertificateError::UnknownIssuer | CertificateError::BadSignature)
 }
 
 fn date(headers: &HeaderMap) -> Option<OffsetDateTime> {

@@ -103,7 +103,10 @@ fn check(field: &str, name: &str, max: usize, allowed: fn(u8) -> bool) -> Result
         return refuse(format!("is longer than {max} bytes"));
     }
     if let Some(bad) = name.chars().find(|c| !u8::try_from(*c).is_ok_and(allowed)) {
-        return refuse(format!("must not hold {bad:?}"));
+        let letters = if allowed(b'A') { "letters" } else { "lower-case letters" };
+        let marks = b"._@$-".iter().filter(|mark| allowed(**mark)).map(|mark| char::from(*mark).to_string());
+        let marks = marks.collect::<Vec<_>>().join(" ");
+        return refuse(format!("must not hold {bad:?}; only {letters}, digits and {marks}"));
     }
     if !first.is_ascii_alphanumeric() && first != b'_' {
         return refuse("must start with a letter, a digit or _".into());

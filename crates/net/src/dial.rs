@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig, OtherError};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -43,7 +43,7 @@ pub enum DialError {
         source: io::Error,
     },
     /// The TLS handshake failed: mostly, the certificate is not trusted.
-    #[error("TLS with {address}: {source}")]
+    #[error("TLS with {address}: {}", reason(source))]
     Tls {
         /// `HOST:PORT` as configured.
         address: String,
@@ -181,6 +181,15 @@ async fn handshake(
         .map_err(|source| DialError::Tls { address: address.to_owned(), source })
 }
 
+/// The reason in words of ours where TLS has none that help.
+fn reason(source: &io::Error) -> String {
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS; check the port".to_owned(),
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) => other.to_string(),
+        _ => source.to_string(),
+    }
+}
+
 fn server_name(address: &str) -> Result<ServerName<'static>, DialError> {
     let (host, _) = split_address(address)?;
     ServerName::try_from(host.to_owned()).map_err(|_| DialError::Address(address.to_owned()))
@@ -189,6 +198,16 @@ fn server_name(address: &str) -> Result<ServerName<'static>, DialError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_failures_are_said_in_words() {
+        let said = |error: rustls::Error| reason(&io::Error::new(io::ErrorKind::InvalidData, error));
+        assert!(said(rustls::InvalidMessage::InvalidContentType.into()).contains("check the port"));
+        let pin = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let other = OtherError(Arc::new(crate::tls::PinMismatch { expected: pin }));
+        let mismatch = said(CertificateError::Other(other).into());
+        assert!(mismatch.contains("does not match the pin sha256:0000") && !mismatch.contains("Other"), "{mismatch}");
+    }
 
     #[test]
     fn addresses_are_split_at_the_port() {

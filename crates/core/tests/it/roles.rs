@@ -116,8 +116,14 @@ fn refusals_name_the_field_and_the_way_out() {
             json!({"allow": {"node_labels": {"env": "^{{external.x}}$"}}}),
             "spec.allow.node_labels.env: a regular expression may not hold a variable",
         ),
-        (json!({"allow": {"logins": ["*"]}}), "spec.allow.logins.[0]: must not hold '*'"),
-        (json!({"allow": {"logins": ["ok", "-oProxyCommand=x"]}}), "spec.allow.logins.[1]: must not hold '='"),
+        (
+            json!({"allow": {"logins": ["*"]}}),
+            "spec.allow.logins.[0]: must not hold '*'; only letters, digits and . _ @ $ -",
+        ),
+        (
+            json!({"allow": {"logins": ["ok", "-oProxyCommand=x"]}}),
+            "spec.allow.logins.[1]: must not hold '='; only letters, digits and . _ @ $ -",
+        ),
         (json!({"allow": {"logins": ["-x"]}}), "spec.allow.logins.[0]: must start with a letter, a digit or _"),
         (json!({"allow": {"logins": ["0"]}}), "spec.allow.logins.[0]: must not be a number"),
         (
@@ -163,7 +169,10 @@ fn refusals_name_the_field_and_the_way_out() {
 fn the_frame_of_the_document_is_checked() {
     let spec = json!({});
     for (document, message) in [
-        (json!({"metadata": {"name": "R"}, "spec": spec}), "metadata.name: must not hold 'R'"),
+        (
+            json!({"metadata": {"name": "R"}, "spec": spec}),
+            "metadata.name: must not hold 'R'; only lower-case letters, digits and . _ -",
+        ),
         (json!({"metadata": {"name": ""}, "spec": spec}), "metadata.name: is empty"),
         (
             json!({"metadata": {"name": "r", "description": "a\u{1b}[2J"}, "spec": spec}),

@@ -208,7 +208,10 @@ fn kinds_refuse_what_is_wrong_and_say_where() {
     let id = "a1b2c3d4-e5f6-7890-abcd-ef1234567890";
     assert_eq!(refused::<User>("alice", json!({"roles": ["a", "b"], "traits": {"logins": ["x"]}})), "valid");
     assert_eq!(refused::<User>("alice", json!({"roles": ["a", "a"]})), "roles: a is named twice");
-    assert_eq!(refused::<User>("alice", json!({"roles": ["A"]})), "roles.[0]: must not hold 'A'");
+    assert_eq!(
+        refused::<User>("alice", json!({"roles": ["A"]})),
+        "roles.[0]: must not hold 'A'; only lower-case letters, digits and . _ -"
+    );
     assert_eq!(refused::<User>("alice", json!({"role": []})), "role: unknown field, did you mean roles?");
     assert_eq!(refused::<User>("alice", json!({"traits": {"t": ["a\n"]}})), "traits.t: must not hold '\\n'");
     let token = |roles: Value| json!({"roles": roles, "expires": "2026-03-24T15:00:00Z"});
@@ -227,7 +230,10 @@ fn kinds_refuse_what_is_wrong_and_say_where() {
         assert_eq!(refused::<Lock>("l", lock(kind, target)), "valid");
     }
     assert!(refused::<Lock>("l", lock("planet", "x")).starts_with("target_type: \"planet\" is not one of user, role"));
-    assert_eq!(refused::<Lock>("l", lock("user", "*")), "target: must not hold '*'");
+    assert_eq!(
+        refused::<Lock>("l", lock("user", "*")),
+        "target: must not hold '*'; only lower-case letters, digits and . _ @ -"
+    );
     let value = |value: &str| json!({"value": value});
     assert_eq!(refused::<Config>("user_cert_ttl", value("8h")), "valid");
     assert_eq!(refused::<Config>("user_cert_ttl", value("48h")), "value: must be between 1m and 24h");

@@ -17,11 +17,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use mezite_net::http::Remote;
 use mezite_proto::v1::auth_client::AuthClient;
+use tonic::Status;
 use tonic::transport::Channel;
 
 pub(crate) use error::{ApiError, ErrorBody};
@@ -68,7 +71,7 @@ pub(crate) fn router(web: Web) -> Router {
         .route("/v1/webapi/roles", get(lists::roles))
         .route("/v1/webapi/audit", get(lists::audit))
         .route("/v1/webapi/openapi.json", get(openapi::serve))
-        .fallback(|| async { ApiError::no_route() })
+        .fallback(no_route)
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(bounded))
@@ -87,4 +90,18 @@ async fn bounded(request: Request, next: Next) -> Response {
         remote.authenticated();
     }
     response
+}
+
+/// A gRPC caller has the wrong port, and is told so in its own terms.
+async fn no_route(headers: HeaderMap) -> Response {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if kind.starts_with(b"application/grpc") {
+        let told =
+            "this is the HTTPS port; Auth is at auth.listen_addr (3025), tunnels at proxy.tunnel_listen_addr (3024)";
+        let mut response: Response = Status::unimplemented(told).into_http();
+        // Never a success, which `bounded` takes for a good credential.
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    }
+    ApiError::no_route().into_response()
 }

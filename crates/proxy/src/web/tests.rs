@@ -84,4 +84,6 @@ async fn a_cookie_alone_changes_nothing() {
 async fn what_is_not_there_is_said_in_the_same_shape() {
     assert_eq!(call("GET", "/v1/webapi/nope", &[]).await, StatusCode::NOT_FOUND);
     assert_eq!(call("DELETE", "/v1/webapi/ping", &[]).await, StatusCode::METHOD_NOT_ALLOWED);
+    let grpc = ("content-type", "application/grpc");
+    assert_eq!(call("POST", "/mezite.v1.Auth/Login", &[grpc]).await, StatusCode::NOT_FOUND);
 }
