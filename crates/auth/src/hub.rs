@@ -30,6 +30,8 @@ pub(crate) struct Hub {
     pub(crate) presence: Presence,
     /// Names that no node may take: those that clients dial proxies by.
     pub(crate) proxy_names: Mutex<BTreeSet<String>>,
+    /// Where users reach the proxy's HTTPS, HOST:PORT; empty when unknown.
+    pub(crate) proxy_addr: String,
     pub(crate) stop: CancellationToken,
 }
 
@@ -52,6 +54,7 @@ impl Hub {
             throttle: Throttle::default(),
             presence: Presence::default(),
             proxy_names: Mutex::default(),
+            proxy_addr: String::new(),
         }
     }
 

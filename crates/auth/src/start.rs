@@ -49,6 +49,8 @@ pub struct AuthConfig {
     pub listen_addr: SocketAddr,
     /// Names and addresses by which clients reach the listener, besides the local ones.
     pub names: Vec<String>,
+    /// Where users reach the proxy's HTTPS, HOST:PORT, for invitations; may be empty.
+    pub proxy_addr: String,
     /// Seals the CA keys; without one a key file in `data_dir` does.
     pub ca_key_passphrase: Option<Zeroizing<String>>,
     /// Key of the audit chain, at least 16 bytes; without one it is made once into `data_dir`.
@@ -126,8 +128,9 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     let first_password = bootstrap::first_admin(&store, &events, &passwords, config.first_admin).await?;
     // Tunnels of an earlier life; proxies report anew.
     store.clear_tunnels(None, clock::now()).await?;
-    let hub = Arc::new(Hub::new(store, recordings, authorities, events, passwords, stop));
-    serve(hub, config.listen_addr, config.names, first_password).await
+    let mut hub = Hub::new(store, recordings, authorities, events, passwords, stop);
+    hub.proxy_addr = config.proxy_addr;
+    serve(Arc::new(hub), config.listen_addr, config.names, first_password).await
 }
 
 async fn serve(

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use mezite_core::Invalid;
 use mezite_core::decode::decode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -332,6 +333,18 @@ impl Default for Diag {
     }
 }
 
+/// What is wrong with a value, and what to write in its place.
+fn advised(Invalid { field, message }: &Invalid) -> String {
+    match message.as_str() {
+        "is missing" => {
+            let variable = variables(field).pop().unwrap_or_default();
+            format!("{field}: is missing; set it there or as {variable}")
+        }
+        "invalid socket address syntax" => format!("{field}: must be an IP address and a port, as 0.0.0.0:3080"),
+        _ => format!("{field}: {message}"),
+    }
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -422,7 +435,17 @@ impl Config {
             Some((path, text)) => parse(path, text)?,
         };
         overlay(&mut value, get)?;
-        let config: Self = decode(&value).map_err(|invalid| ConfigError(format!("configuration: {invalid}")))?;
+        let config: Self = decode(&value).map_err(|invalid| {
+            let variable =
+                variables(&invalid.field).into_iter().find(|name| get(name).is_some_and(|text| !text.is_empty()));
+            let file = || {
+                file.map_or_else(
+                    || "no --config and no /etc/mezite/mezite.yaml".to_owned(),
+                    |(path, _)| path.display().to_string(),
+                )
+            };
+            ConfigError(format!("{}: {}", variable.unwrap_or_else(file), advised(&invalid)))
+        })?;
         config.validate()?;
         Ok(config)
     }
@@ -430,7 +453,7 @@ impl Config {
     fn validate(&self) -> Result<(), ConfigError> {
         let fail = |text: String| Err(ConfigError(format!("configuration: {text}")));
         if let Err(invalid) = mezite_core::name::cluster(&self.cluster_name) {
-            return fail(format!("cluster_name: {invalid}"));
+            return fail(invalid.to_string());
         }
         if !self.ssh.enabled {
             return fail("ssh.enabled: false is not possible; SSH is what this server is for".to_owned());
@@ -492,6 +515,15 @@ impl Config {
     pub(crate) fn sqlite_path(&self) -> PathBuf {
         let url = self.database.url.as_ref().map(|url| PathBuf::from(url.expose()));
         self.database.path.clone().or(url).unwrap_or_else(|| self.data_dir.join("mezhub.db"))
+    }
+
+    /// What `msh` is given as `--proxy`, HOST:PORT; none when it was not configured.
+    pub(crate) fn public_addr(&self) -> Option<String> {
+        let address = self.proxy.public_addr.as_ref()?;
+        let host = self.public_host();
+        let given = mezite_net::dial::split_address(address).map_or(0, |(_, port)| port);
+        let port = [given, self.proxy.listen_addr.port(), 3080].into_iter().find(|port| *port != 0)?;
+        Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
     }
 
     /// Host and port that clients use, without the default port when none is given.
@@ -638,7 +670,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, words) in [
-            ("log: {}\n", "cluster_name"),
+            ("log: {}\n", "mezite.yaml: cluster_name: is missing; set it there or as MEZITE_CLUSTER_NAME"),
+            ("cluster_name: a\ndiag: {listen_addr: x}\n", "diag.listen_addr: must be an IP address and a port"),
+            ("cluster_name: A\n", "configuration: cluster_name: must not hold 'A'; only"),
             ("cluster_name: a\nproxy: {public_adr: x}\n", "public_addr"),
             ("cluster_name: a\nlog: {level: loud}\n", "level"),
             ("cluster_name: a\n  b: [\n", "line"),
@@ -649,6 +683,18 @@ mod tests {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(error.contains(words), "{text:?}: {error}");
         }
+        let error = load("cluster_name: a\n", &[("MEZITE_LOG_LEVEL", "loud")]).unwrap_err().to_string();
+        assert!(error.starts_with("MEZITE_LOG_LEVEL: log.level: "), "{error}");
+    }
+
+    #[test]
+    fn invitations_name_the_address_that_users_dial() {
+        let address = |proxy: &str| load(&format!("cluster_name: a\nproxy: {{{proxy}}}\n"), &[]).unwrap().public_addr();
+        assert_eq!(address("public_addr: 'h.example:443'").unwrap(), "h.example:443");
+        assert_eq!(address("public_addr: h.example").unwrap(), "h.example:3080");
+        assert_eq!(address("public_addr: h.example, listen_addr: '0.0.0.0:8443'").unwrap(), "h.example:8443");
+        assert_eq!(address("public_addr: '[::1]:0'").unwrap(), "[::1]:3080");
+        assert_eq!(address("listen_addr: '0.0.0.0:8443'"), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Running the server: Auth, then the Proxy over it, then the ready line; and the way down.
 
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::IsTerminal;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -41,6 +42,7 @@ async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
         tracing::warn!(key, "this key has no effect in this release");
     }
     open_data_dir(&config.data_dir)?;
+    let _sole = lock(&config.data_dir)?;
     // Auth outlives the proxy, which tells it of the last sessions on its way down.
     let auth_stop = CancellationToken::new();
     let auth = mezite_auth::start(auth_config(&config)?, auth_stop.clone()).await?;
@@ -83,6 +85,7 @@ pub(crate) async fn plan(config: &Config) -> Result<(), Failure> {
 
 /// Undoes the last migrations.
 pub(crate) async fn undo(config: &Config, steps: u32) -> Result<(), Failure> {
+    let _sole = lock(&config.data_dir)?;
     let undone = Store::migrate_down(&config.sqlite_path(), usize::try_from(steps)?).await?;
     println!("undone: {undone}");
     Ok(())
@@ -100,6 +103,7 @@ fn auth_config(config: &Config) -> Result<AuthConfig, Failure> {
         database: config.sqlite_path(),
         listen_addr: config.auth.listen_addr,
         names: vec![config.public_host()],
+        proxy_addr: config.public_addr().unwrap_or_default(),
         ca_key_passphrase: read(&config.ca_key_passphrase, &config.ca_key_passphrase_file)?,
         audit_hmac_key: read(&config.audit.hmac_key, &config.audit.hmac_key_file)?,
         audit_hmac_keys_former: former.into_iter().collect(),
@@ -191,6 +195,20 @@ fn open_data_dir(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Keeps a second server away: two would each hold half of the sessions, and a schema would change under one of them.
+fn lock(data_dir: &Path) -> Result<File, Failure> {
+    let path = data_dir.join("lock");
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(e)) => Err(failed(e).into()),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("data_dir {} is in use by another mezhub; stop that one first", data_dir.display()).into())
+        }
+    }
+}
+
 fn notify(notice: Notice) {
     if let Some(socket) = variable("NOTIFY_SOCKET")
         && let Err(error) = shutdown::notify(socket.as_ref(), notice)
@@ -212,5 +230,18 @@ fn log_to_stderr(config: &Config) {
     match config.log.format {
         Format::Json => builder.json().init(),
         Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_second_server_is_kept_out_of_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = super::lock(dir.path()).unwrap();
+        let refused = super::lock(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("in use by another mezhub"), "{refused}");
+        drop(first);
+        super::lock(dir.path()).unwrap();
     }
 }

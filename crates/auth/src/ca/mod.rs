@@ -86,9 +86,7 @@ impl Authorities {
                 other.cluster_name, events.cluster
             )));
         }
-        if sealer.is_without_passphrase() {
-            tracing::warn!("no ca_key_passphrase is set: the CA keys are sealed with a key file in data_dir");
-        }
+        let without_passphrase = sealer.is_without_passphrase();
         // Argon2id takes 64 MiB and a good part of a second.
         let cluster = events.cluster.clone();
         let now = clock::now();
@@ -96,12 +94,13 @@ impl Authorities {
             Purpose::ALL.map(|purpose| open_or_make(purpose, &rows, &sealer, &cluster, now))
         });
         let opened = opened.await.map_err(|e| AuthError::new(format!("opening the CA keys: {e}")))?;
-        let mut authorities = Vec::new();
+        let (mut authorities, mut resealed) = (Vec::new(), false);
         let mut tx = store.begin(now).await?;
         for (purpose, opened) in Purpose::ALL.into_iter().zip(opened) {
             let Opened { authority, write, made } = opened?;
             if let Some(row) = write {
                 tx.put_authority(&row).await?;
+                resealed |= !made;
             }
             if made {
                 let event = events.event(EventType::AuthorityCreated).resource("ca", purpose.as_str());
@@ -110,6 +109,14 @@ impl Authorities {
             authorities.push(authority);
         }
         tx.commit().await?;
+        if without_passphrase {
+            tracing::warn!("no ca_key_passphrase is set: the CA keys are sealed with a key file in data_dir");
+        }
+        if resealed {
+            tracing::warn!(
+                "the CA keys, sealed with a key file before, need ca_key_passphrase from here on; keep it safe"
+            );
+        }
         let [user, host, spiffe] =
             <[Authority; 3]>::try_from(authorities).map_err(|_| AuthError::new("a CA is missing"))?;
         Ok(Self { user, host, spiffe })

@@ -77,7 +77,9 @@ impl Sealer {
                 (self.derive(passphrase, *salt)?, rest, "the passphrase is wrong")
             }
             (UNDER_PASSPHRASE, None) => {
-                return Err(AuthError::new("the CA keys are sealed with a passphrase; set ca_key_passphrase_file"));
+                return Err(AuthError::new(
+                    "the CA keys are sealed with a passphrase; set ca_key_passphrase_file or MEZITE_CA_KEY_PASSPHRASE",
+                ));
             }
             (UNDER_FILE, _) => (read_key(&self.key_file)?, rest, "the key file is not the one it was sealed with"),
             _ => return Err(damaged()),

@@ -52,6 +52,7 @@ async fn admit_to(
     }
     let fault = match (&caller.who, allowed) {
         (Who::Nobody, Allowed::User | Allowed::Admin | Allowed::Auditor) => Fault::NotLoggedIn("log in first".into()),
+        (Who::User(_), _) => Fault::Denied("your roles do not allow this".into()),
         _ => Fault::Denied("you may not do this".into()),
     };
     if !matches!(caller.who, Who::Nobody) {

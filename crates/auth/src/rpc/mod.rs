@@ -146,7 +146,7 @@ async fn authorize(hub: &Hub, caller: &Caller, verb: Verb, resource: Resource, w
         return Ok(());
     }
     gate::note_denied(hub, caller, what).await?;
-    Err(Fault::Denied("you may not do this".into()))
+    Err(Fault::Denied("your roles do not allow this".into()))
 }
 
 /// Whether a user may read everything of a sort, or only what is the user's own.

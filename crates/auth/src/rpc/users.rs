@@ -36,5 +36,6 @@ pub(super) async fn create(hub: &Hub, caller: &Caller, request: CreateUserReques
     tx.commit().await?;
     let (invite_token, invite_expires_unix) =
         invite.map(|invite| (invite.token.to_string(), invite.expires_at.unix_timestamp())).unwrap_or_default();
-    Ok(CreateUserReply { user: Some(to_wire(user)?), invite_token, invite_expires_unix })
+    let proxy_addr = hub.proxy_addr.clone();
+    Ok(CreateUserReply { user: Some(to_wire(user)?), invite_token, invite_expires_unix, proxy_addr })
 }

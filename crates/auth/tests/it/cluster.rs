@@ -30,6 +30,7 @@ pub(crate) fn config(dir: &Path) -> AuthConfig {
         database: dir.join("mezhub.db"),
         listen_addr: ([127, 0, 0, 1], 0).into(),
         names: Vec::new(),
+        proxy_addr: "hub.example.com:443".into(),
         ca_key_passphrase: None,
         audit_hmac_key: None,
         audit_hmac_keys_former: Vec::new(),

@@ -162,6 +162,7 @@ async fn an_invite_sets_the_first_password_once() {
         CreateUserRequest { name: "dave".into(), spec: br#"{"roles":["access"]}"#.to_vec(), password: String::new() };
     let created = admin.client.create_user(admin.with(request.clone())).await.unwrap().into_inner();
     assert_eq!(created.invite_token.len(), 64);
+    assert_eq!(created.proxy_addr, "hub.example.com:443");
     assert_eq!(admin.client.create_user(admin.with(request)).await.unwrap_err().code(), Code::Aborted);
     cluster.login("dave", "").await.unwrap_err();
     let redeem =

@@ -73,7 +73,10 @@ async fn create(mut context: Context, args: CreateUser) -> Result<()> {
         fields.insert("invite_token".into(), json!(reply.invite_token));
         fields.insert("invite_expires".into(), json!(moment(reply.invite_expires_unix)));
     }
-    let proxy = Address { host: context.address.host, port: WEB_PORT };
+    let proxy = match reply.proxy_addr.as_str() {
+        "" => Address { host: context.address.host, port: WEB_PORT }.to_string(),
+        given => escape_control(given).into_owned(),
+    };
     context.format.print_text(&answer, |_| {
         let mut text = format!("User {name} created (roles: {})\n", user.roles.join(","));
         if !reply.invite_token.is_empty() {
