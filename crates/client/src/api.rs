@@ -82,6 +82,14 @@ pub struct InviteRequest<'a> {
     pub password: &'a str,
 }
 
+/// Its answer.
+#[derive(Deserialize)]
+pub struct Invited {
+    /// Who was invited.
+    #[serde(default)]
+    pub username: String,
+}
+
 /// `GET nodes`.
 #[derive(Debug, Deserialize)]
 pub struct Nodes {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use mezite_client::cli::{Format, Shell, Ttl};
 
+/// Heading of what every command takes, so that its own options stand together.
+const GLOBAL: &str = "Global options";
+
 /// Administer a Mezite cluster.
 ///
 /// Every command but `login` needs a session token, from --token or MEZITE_AUTH_TOKEN.
@@ -23,6 +26,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "MEZITE_AUTH_SERVER",
         hide_env_values = true,
         default_value = "localhost:3025",
@@ -30,16 +34,16 @@ pub(crate) struct Global {
     )]
     pub(crate) auth_server: String,
     /// Session token, as `mezctl login` prints it
-    #[arg(long, global = true, env = "MEZITE_AUTH_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MEZITE_AUTH_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Trust the certificate authorities in this PEM file besides the system's
-    #[arg(long, global = true, env = "MEZITE_CA_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MEZITE_CA_FILE", hide_env_values = true, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Do not verify the server's certificate; for trials only
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) insecure: bool,
-    /// Form of the output
-    #[arg(long, global = true, value_enum, default_value_t)]
+    /// Form of the output: text, json or yaml
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t, hide_possible_values = true)]
     pub(crate) format: Format,
 }
 

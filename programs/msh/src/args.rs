@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use mezite_client::address::Address;
 use mezite_client::cli::{Filter, Format, Shell, Ttl};
 
+/// Heading of what every command takes, so that its own options stand together.
+const GLOBAL: &str = "Global options";
+
 /// Log in to a Mezite cluster and reach its nodes by SSH.
 #[derive(Debug, Parser)]
 #[command(name = "msh", version, disable_help_subcommand = true, max_term_width = 100)]
@@ -16,17 +19,22 @@ pub(crate) struct Msh {
     pub(crate) command: Command,
 }
 
+/// A factor as people write it.
+fn factor(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number such as 2 or 0.5"))
+}
+
 /// Which hub, and how it is trusted.
 #[derive(Debug, Args)]
 pub(crate) struct Hub {
     /// Address of the proxy; without it, the one of the last login
-    #[arg(long, global = true, env = "MEZITE_PROXY", hide_env_values = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MEZITE_PROXY", hide_env_values = true, value_name = "HOST[:PORT]")]
     pub(crate) proxy: Option<Address>,
     /// Trust the certificate authorities in this PEM file besides the system's
-    #[arg(long, global = true, env = "MEZITE_CA_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MEZITE_CA_FILE", hide_env_values = true, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Do not verify the hub's certificate at login; for trials only
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) insecure: bool,
 }
 
@@ -184,7 +192,7 @@ pub(crate) struct Play {
     #[arg(value_name = "SESSION|FILE")]
     pub(crate) source: String,
     /// Play this many times as fast
-    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    #[arg(long, default_value = "1", value_name = "FACTOR", value_parser = factor)]
     pub(crate) speed: f64,
     /// Shorten pauses to at most this
     #[arg(long, value_name = "DURATION")]

@@ -3,7 +3,8 @@
 use mezite_client::admin::refused;
 use mezite_client::cli::{self, Format};
 use mezite_client::{Error, Result};
-use mezite_core::audit::Event;
+use mezite_core::audit::{Event, EventType, types_matching};
+use mezite_core::decode::nearest;
 use mezite_core::text::escape_control;
 use mezite_core::{Fault, when};
 use mezite_net::clock;
@@ -18,6 +19,7 @@ const PAGE: u32 = 1000;
 pub(super) async fn run(context: Context, command: Audit) -> Result<()> {
     match command {
         Audit::Ls { types, user, since, until, session, limit } => {
+            warn_of_unknown(&types);
             let request = v1::ListAuditRequest {
                 types,
                 user: user.unwrap_or_default(),
@@ -30,6 +32,17 @@ pub(super) async fn run(context: Context, command: Audit) -> Result<()> {
             list(context, request, limit.unwrap_or(usize::MAX)).await
         }
         Audit::Verify => verify(context).await,
+    }
+}
+
+/// Says which types this release does not know. The hub is asked all the same: its log may hold those of another release.
+fn warn_of_unknown(types: &[String]) {
+    let known = || EventType::ALL.iter().map(|kind| kind.name());
+    for word in types {
+        if types_matching(word) == [word] && !known().any(|name| name == word) {
+            let meant = nearest(word, known()).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+            eprintln!("mezctl: warning: no event type is called {}{meant}", escape_control(word));
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! `locks`.
 
 use mezite_client::error::invalid;
-use mezite_client::{Result, cli};
+use mezite_client::{Error, Result, cli};
 use mezite_core::kind::lock::TargetType;
-use mezite_core::kind::{Kind, Lock, LockSpec};
+use mezite_core::kind::{Kind, Lock, LockSpec, Role, User};
 use mezite_core::text::{Table, escape_control};
 use mezite_core::{Fault, when};
 use mezite_net::clock;
@@ -57,6 +57,17 @@ async fn create(mut context: Context, args: CreateLock) -> Result<()> {
     let name = clock::uuid();
     Lock::validate(&name, &lock)?;
     let stored = context.admin.put(Lock::KIND, &name, encode(&lock)?, Some(0)).await?;
+    // A lock may come before its target, but one with a typo locks nobody.
+    let kind = match lock.target_type {
+        TargetType::User => Some(User::KIND),
+        TargetType::Role => Some(Role::KIND),
+        _ => None,
+    };
+    if let Some(kind) = kind
+        && let Err(Error::Fault(Fault::NotFound(_))) = context.admin.get(kind, &lock.target).await
+    {
+        eprintln!("mezctl: warning: there is no {kind} {} so far", escape_control(&lock.target));
+    }
     let target = format!("{} {}", lock.target_type.as_str(), escape_control(&lock.target));
     context.format.print_text(&record(&stored), |_| format!("Locked {target} (lock {name})\n"))
 }

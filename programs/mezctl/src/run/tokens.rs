@@ -2,7 +2,7 @@
 
 use mezite_client::Result;
 use mezite_client::admin::refused;
-use mezite_client::cli::{self, Ttl};
+use mezite_client::cli::{self, Format, Ttl};
 use mezite_client::error::invalid;
 use mezite_core::kind::{Kind, Token};
 use mezite_core::text::{Table, escape_control};
@@ -56,7 +56,7 @@ async fn create(mut context: Context, roles: Vec<String>, ttl: Ttl, name: Option
     context.format.print_text(&record, |_| {
         format!("Token created: {} (roles: {}, expires: {expires})\n", token.token, token.roles.join(","))
     })?;
-    if !token.ca_pin.is_empty() {
+    if context.format == Format::Text && !token.ca_pin.is_empty() {
         eprintln!(
             "For the agent to know this hub before it sends the token: MEZITE_CA_PIN={}",
             escape_control(&token.ca_pin)

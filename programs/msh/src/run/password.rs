@@ -1,9 +1,10 @@
 //! `passwd` and `signup`.
 
-use mezite_client::api::{InviteRequest, PasswordRequest};
+use mezite_client::api::{InviteRequest, Invited, PasswordRequest};
 use mezite_client::cli::{self, new_password, password};
 use mezite_client::login::Hub;
 use mezite_client::{Result, error::invalid};
+use mezite_core::text::escape_control;
 
 use super::Context;
 use crate::args::{Passwd, Signup};
@@ -22,6 +23,8 @@ pub(super) async fn signup(context: &Context, args: &Signup) -> Result<()> {
     let proxy = proxy.ok_or_else(|| invalid("--proxy", "is missing; give the hub's address, as --proxy=HOST:3080"))?;
     let password = new_password(args.password_stdin).await?;
     let request = InviteRequest { token: &args.token, password: &password };
-    Hub::stranger(proxy.clone(), context.trust()?)?.web.post_only("/v1/webapi/invite", &request).await?;
-    cli::print(&format!("Password set; run `msh login --proxy={proxy}`\n"))
+    let invited: Invited =
+        Hub::stranger(proxy.clone(), context.trust()?)?.web.post("/v1/webapi/invite", &request).await?;
+    let user = escape_control(&invited.username);
+    cli::print(&format!("Password set; run `msh login --proxy={proxy} --user={user}`\n"))
 }

@@ -21,7 +21,8 @@ pub(super) async fn run(context: &Context, args: Play) -> Result<()> {
         let file = File::open(&args.source).map_err(|error| {
             Error::Local(format!("cannot open {}: {error}; give a session id or a .cast file", args.source))
         })?;
-        Cast::read(BufReader::new(file), idle_limit)?
+        Cast::read(BufReader::new(file), idle_limit)
+            .map_err(|error| Error::Local(format!("{}: {error}", args.source)))?
     };
     player::play(&cast, Options { speed: args.speed, idle_limit, raw: args.raw }).await
 }
