@@ -84,6 +84,12 @@ async fn a_cookie_alone_changes_nothing() {
 async fn what_is_not_there_is_said_in_the_same_shape() {
     assert_eq!(call("GET", "/v1/webapi/nope", &[]).await, StatusCode::NOT_FOUND);
     assert_eq!(call("DELETE", "/v1/webapi/ping", &[]).await, StatusCode::METHOD_NOT_ALLOWED);
-    let grpc = ("content-type", "application/grpc");
-    assert_eq!(call("POST", "/mezite.v1.Auth/Login", &[grpc]).await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_grpc_caller_is_told_of_the_wrong_port() {
+    let request = Request::post("/mezite.v1.Auth/Login").header("content-type", "application/grpc");
+    let response = api().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(response.headers().get("grpc-status").unwrap(), "12");
 }
