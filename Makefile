@@ -2,18 +2,21 @@
 
 CARGO ?= cargo
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-# The four programs are static (docs/adr/0003): the flag must not reach build scripts, hence the explicit target.
+# The four programs are static (docs/adr/0003): the flag must not reach build scripts, hence the explicit target. The session
+# starter with PAM is the one dynamic program, for PAM's modules are loaded.
 STATIC_FLAGS := -C target-feature=+crt-static
-STATIC_DIR := target/static/$(HOST)/release
+RELEASE_DIR ?= target/static
 PROGRAMS := mezhub mezd msh mezctl
 
 .PHONY: build demo test test-faults regress bench lint deny docs deps deps-test clean
 
 build: deps
-	CARGO_TARGET_DIR=target/static RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --locked --release --target $(HOST) \
+	CARGO_TARGET_DIR=$(RELEASE_DIR) RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --locked --release --target $(HOST) \
 		$(addprefix -p ,$(PROGRAMS))
+	CARGO_TARGET_DIR=$(RELEASE_DIR) $(CARGO) build --locked --release -p mezite-session --features pam --bin mezd-session
 	mkdir -p target/release
-	$(foreach p,$(PROGRAMS),install -m 0755 $(STATIC_DIR)/$(p) target/release/$(p);)
+	install -m 0755 $(addprefix $(RELEASE_DIR)/$(HOST)/release/,$(PROGRAMS)) $(RELEASE_DIR)/release/mezd-session target/release/
+	ls -l $(addprefix target/release/,$(PROGRAMS) mezd-session)
 
 demo: deps-test build
 	scripts/demo target/release
