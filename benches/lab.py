@@ -139,6 +139,8 @@ class Lab:
         return self
 
     def __exit__(self, *_):
+        for stop in (signal.SIGTERM, signal.SIGINT):  # a second one must not leave servers and a user behind
+            signal.signal(stop, signal.SIG_IGN)
         for server in reversed(self.servers.values()):
             server.stop()
         self.reap()
