@@ -12,6 +12,7 @@ use mezite_net::tls::{self, ALPN_H2, LiveIdentity, LiveRoots, Observed, Pin, Tls
 use mezite_proto::v1;
 use mezite_proto::v1::auth_client::AuthClient;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -160,14 +161,15 @@ async fn register(auth: &mut AuthClient<Channel>, config: &AgentConfig) -> Resul
 }
 
 /// Heartbeats, as often as Auth asks for them.
-pub(crate) async fn heartbeat(mut auth: AuthClient<Channel>, live: impl Fn() -> u32, stop: CancellationToken) {
+pub(crate) async fn heartbeat(mut auth: AuthClient<Channel>, sessions: TaskTracker, stop: CancellationToken) {
     let mut every = Duration::from_secs(1);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
-        match auth.agent_heartbeat(v1::AgentHeartbeatRequest { live_sessions: live() }).await {
+        let live_sessions = u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+        match auth.agent_heartbeat(v1::AgentHeartbeatRequest { live_sessions }).await {
             Ok(reply) => every = Duration::from_secs(u64::from(reply.into_inner().next_seconds.clamp(1, 300))),
             Err(status) => tracing::debug!(error = status.message(), "a heartbeat was not taken"),
         }

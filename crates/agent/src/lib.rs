@@ -21,7 +21,6 @@ mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mezite_core::audit::Event;
@@ -35,6 +34,7 @@ use mezite_proto::v1::auth_client::AuthClient;
 use mezite_record::{Spool, Uploader};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 pub use config::{AgentConfig, ConfigError, RecordingMode};
@@ -62,26 +62,13 @@ struct Agent {
     recording_mode: RecordingMode,
     spool: Arc<Spool>,
     outbox: Arc<Outbox>,
-    live: Arc<AtomicU32>,
+    /// Sessions that live; each holds a token of it.
+    sessions: TaskTracker,
     /// Sessions end with it.
     stop: CancellationToken,
 }
 
-/// Counts a session while it lives.
-struct Counted(Arc<AtomicU32>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Agent {
-    fn count_session(&self) -> Counted {
-        self.live.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(&self.live))
-    }
-
     /// Tells Auth of a refusal. Nothing privileged follows from it, so it does not wait.
     fn report(&self, event: Event) {
         let mut auth = self.auth.clone();
@@ -137,7 +124,7 @@ pub async fn run(
     let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "user", "trust", "termination"], stop.clone());
     let (renewed, current) = watch::channel(Arc::new(identity));
     let first = Arc::clone(&current.borrow());
-    let live = Arc::new(AtomicU32::new(0));
+    let sessions = TaskTracker::new();
     let agent = Arc::new(Agent {
         node_id: first.host_id.clone(),
         node_name: config.node_name.clone(),
@@ -149,7 +136,7 @@ pub async fn run(
         recording_mode: config.recording_mode,
         spool: Arc::clone(&spool),
         outbox: Arc::clone(&outbox),
-        live: Arc::clone(&live),
+        sessions: sessions.clone(),
         stop: stop.clone(),
     });
     ready();
@@ -157,16 +144,12 @@ pub async fn run(
     tokio::spawn(uploader.run(stop.clone().cancelled_owned()));
     tokio::spawn(outbox.deliver(auth.clone(), stop.clone()));
     tokio::spawn(keep_trust(cluster, roots));
-    tokio::spawn(join::heartbeat(auth.clone(), move || live.load(Ordering::Relaxed), stop.clone()));
+    tokio::spawn(join::heartbeat(auth.clone(), sessions.clone(), stop.clone()));
     tokio::spawn(join::keep_certificates(place, config.node_name.clone(), auth, own_tls, renewed, stop.clone()));
     tunnel::run(Arc::clone(&agent), proxy, stop).await;
     // Sessions that end now still write their recording and their end.
-    let drained = async {
-        while agent.live.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let _ = tokio::time::timeout(DRAIN, drained).await;
+    sessions.close();
+    let _ = tokio::time::timeout(DRAIN, sessions.wait()).await;
     Ok(())
 }
 

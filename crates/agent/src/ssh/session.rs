@@ -225,7 +225,7 @@ impl Session {
         connection: Connection,
     ) {
         let agent = &self.admitted.agent;
-        let _counted = agent.count_session();
+        let _counted = agent.sessions.token();
         let record_input = self.admitted.permit.recording().input;
         let ended = pump::run(leader, recorder, record_input, reader, writer.clone(), self.verdict()).await;
         // The end is on disk before the client hears of it, so that it is told to Auth whatever happens.
