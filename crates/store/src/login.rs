@@ -60,7 +60,7 @@ impl Tx {
         let done = self
             .execute(sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1").bind(username).bind(hash))
             .await?;
-        if done == 0 { Err(no_user(username)) } else { Ok(()) }
+        existed(done, username)
     }
 
     /// Starts a login session of a user until `expires_at`, and forgets sessions that have expired.
@@ -69,20 +69,10 @@ impl Tx {
     /// [`Fault::NotFound`] when there is no such user.
     pub async fn add_login(&mut self, username: &str, token: &str, expires_at: OffsetDateTime) -> Result<(), Fault> {
         let now = self.stamp();
-        self.execute(sqlx::query("DELETE FROM api_sessions WHERE expires_at <= $1").bind(&now)).await?;
-        let done = self
-            .execute(
-                sqlx::query(
-                    "INSERT INTO api_sessions (token_hash, user_id, created_at, expires_at)
-             SELECT $1, id, $3, $4 FROM users WHERE name = $2",
-                )
-                .bind(secret::hash(token))
-                .bind(username)
-                .bind(now)
-                .bind(when::millis(expires_at)),
-            )
-            .await?;
-        if done == 0 { Err(no_user(username)) } else { Ok(()) }
+        self.execute(sqlx::query("DELETE FROM api_sessions WHERE expires_at <= $1").bind(now)).await?;
+        let insert = "INSERT INTO api_sessions (token_hash, user_id, created_at, expires_at)
+             SELECT $1, id, $3, $4 FROM users WHERE name = $2";
+        self.add_token(insert, username, token, expires_at).await
     }
 
     /// Ends one login session; the answer is whether there was one.
@@ -126,20 +116,22 @@ impl Tx {
             .bind(username),
         )
         .await?;
+        let insert = "INSERT INTO invites (token_hash, user_id, created_at, expires_at)
+             SELECT $1, id, $3, $4 FROM users WHERE name = $2";
+        self.add_token(insert, username, token, expires_at).await
+    }
+
+    async fn add_token(
+        &mut self,
+        insert: &'static str,
+        username: &str,
+        token: &str,
+        expires_at: OffsetDateTime,
+    ) -> Result<(), Fault> {
         let now = self.stamp();
-        let done = self
-            .execute(
-                sqlx::query(
-                    "INSERT INTO invites (token_hash, user_id, created_at, expires_at)
-             SELECT $1, id, $3, $4 FROM users WHERE name = $2",
-                )
-                .bind(secret::hash(token))
-                .bind(username)
-                .bind(now)
-                .bind(when::millis(expires_at)),
-            )
-            .await?;
-        if done == 0 { Err(no_user(username)) } else { Ok(()) }
+        let insert = sqlx::query(insert).bind(secret::hash(token)).bind(username).bind(now);
+        let done = self.execute(insert.bind(when::millis(expires_at))).await?;
+        existed(done, username)
     }
 
     /// Uses an invite up and answers whose it was; `None` when it is unknown, used or expired, which the caller must not
@@ -163,8 +155,9 @@ impl Tx {
     }
 }
 
-fn no_user(username: &str) -> Fault {
-    Fault::NotFound(format!("user {username} does not exist"))
+/// Refuses when a write about a user found no row.
+fn existed(rows: u64, username: &str) -> Result<(), Fault> {
+    if rows == 0 { Err(Fault::NotFound(format!("user {username} does not exist"))) } else { Ok(()) }
 }
 
 fn decode(row: &SqliteRow) -> Result<Login, Fault> {

@@ -7,7 +7,7 @@ use mezite_core::kind::role::BUILT_IN;
 use mezite_core::kind::{Config, Kind, Lock, Node, Role, Token, User};
 use mezite_core::lock::{self, Subject};
 use mezite_core::rbac::{Policy, Resource, Roles, Target, Verb};
-use mezite_core::{Fault, Invalid, lock as locks};
+use mezite_core::{Fault, Invalid};
 use mezite_net::clock;
 use mezite_proto::v1::Object as Wire;
 use mezite_proto::v1::{
@@ -25,32 +25,18 @@ const MAX_CHANGES: usize = 64;
 
 /// Runs `$body` with `$K` as the kind that a request names.
 macro_rules! with_kind {
+    (@ $T:ty, $K:ident => $body:expr) => {{
+        type $K = $T;
+        $body
+    }};
     ($kind:expr, $K:ident => $body:expr) => {
         match $kind {
-            "user" => {
-                type $K = User;
-                $body
-            }
-            "role" => {
-                type $K = Role;
-                $body
-            }
-            "token" => {
-                type $K = Token;
-                $body
-            }
-            "node" => {
-                type $K = Node;
-                $body
-            }
-            "lock" => {
-                type $K = Lock;
-                $body
-            }
-            "config" | "cluster_config" => {
-                type $K = Config;
-                $body
-            }
+            "user" => with_kind!(@ User, $K => $body),
+            "role" => with_kind!(@ Role, $K => $body),
+            "token" => with_kind!(@ Token, $K => $body),
+            "node" => with_kind!(@ Node, $K => $body),
+            "lock" => with_kind!(@ Lock, $K => $body),
+            "config" | "cluster_config" => with_kind!(@ Config, $K => $body),
             _ => Err(Invalid::new("kind", "must be user, role, token, node, lock or config").into()),
         }
     };
@@ -227,7 +213,7 @@ async fn refuse_lockout(hub: &Hub, kind: &str, name: &str, after: Option<&Value>
     let mut locks = hub.locks().await?;
     match (kind, after) {
         (User::KIND, _) => {}
-        (Lock::KIND, Some(lock)) => locks.push(locks::Lock::from_stored(name, lock)),
+        (Lock::KIND, Some(lock)) => locks.push(lock::Lock::from_stored(name, lock)),
         _ => return Ok(()),
     }
     let changed = after.filter(|_| kind == User::KIND).map(roles_of);

@@ -6,6 +6,7 @@ mod identity;
 mod peer;
 mod pin;
 mod roots;
+mod signatures;
 
 use std::sync::Arc;
 use std::time::Duration;

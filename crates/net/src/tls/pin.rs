@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::{CertificateError, Error, OtherError, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::peer::hex;
+use super::signatures::signatures_of_provider;
 use super::{TlsError, provider};
 
 /// The SHA-256 of a certificate's SubjectPublicKeyInfo, written `sha256:` and 64 hexadecimal digits. It survives a
@@ -99,17 +99,17 @@ impl Observed {
 
 /// Accepts a server whose chain holds a CA with `pin` that the leaf descends from.
 pub(super) fn pinned(pin: Pin) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Verifier { rule: Rule::Pinned(pin), provider: provider() })
+    Arc::new(Rule::Pinned(pin))
 }
 
 /// Accepts a server whose chain ends in its CA, and from then on servers of that CA only.
 pub(super) fn first_use(observed: Observed) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Verifier { rule: Rule::FirstUse(observed), provider: provider() })
+    Arc::new(Rule::FirstUse(observed))
 }
 
 /// Accepts any server that holds the key of the certificate it shows.
 pub(super) fn insecure(observed: Observed) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Verifier { rule: Rule::Insecure(observed), provider: provider() })
+    Arc::new(Rule::Insecure(observed))
 }
 
 #[derive(Debug)]
@@ -119,32 +119,23 @@ enum Rule {
     Insecure(Observed),
 }
 
-#[derive(Debug)]
-struct Verifier {
-    rule: Rule,
-    provider: Arc<CryptoProvider>,
+/// Verifies the leaf, name and validity included, against this one CA.
+fn verify_under(
+    authority: &CertificateDer<'_>,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone().into_owned())?;
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|_| CertificateError::BadEncoding)?
+        .verify_server_cert(leaf, intermediates, name, &[], now)
 }
 
-impl Verifier {
-    /// Verifies the leaf, name and validity included, against this one CA.
-    fn verify_under(
-        &self,
-        authority: &CertificateDer<'_>,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|_| CertificateError::BadEncoding)?
-            .verify_server_cert(leaf, intermediates, name, &[], now)
-    }
-}
-
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for Rule {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -153,50 +144,30 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match &self.rule {
-            Rule::Pinned(pin) => {
+        match self {
+            Self::Pinned(pin) => {
                 let authority = intermediates
                     .iter()
                     .find(|certificate| Pin::of_cert(certificate).is_ok_and(|found| found == *pin))
                     .ok_or_else(|| mismatch(*pin))?;
-                self.verify_under(authority, leaf, intermediates, name, now)
+                verify_under(authority, leaf, intermediates, name, now)
             }
-            Rule::FirstUse(observed) => {
+            Self::FirstUse(observed) => {
                 let authority = intermediates.last().ok_or(CertificateError::UnknownIssuer)?;
-                let verified = self.verify_under(authority, leaf, intermediates, name, now)?;
+                let verified = verify_under(authority, leaf, intermediates, name, now)?;
                 let shown = Pin::of_cert(authority).map_err(|_| CertificateError::BadEncoding)?;
                 let kept = observed.0.get_or_init(|| authority.clone().into_owned());
                 let kept = Pin::of_cert(kept).map_err(|_| CertificateError::BadEncoding)?;
                 if shown == kept { Ok(verified) } else { Err(mismatch(kept)) }
             }
-            Rule::Insecure(observed) => {
+            Self::Insecure(observed) => {
                 observed.0.get_or_init(|| leaf.clone().into_owned());
                 Ok(ServerCertVerified::assertion())
             }
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures_of_provider!();
 }
 
 fn mismatch(expected: Pin) -> Error {

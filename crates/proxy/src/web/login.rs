@@ -171,23 +171,14 @@ pub(crate) async fn issue_certs(
         .map_err(|error| ApiError::invalid(format!("ssh_public_key: {error}")))?;
     let request = v1::IssueUserCertsRequest { ssh_public_key: key.to_wire(), ttl_seconds };
     let reply = web.auth.issue_user_certs(caller.request(request)).await?.into_inner();
-    let v1::IssueUserCertsReply {
-        ssh_certificate,
-        host_authorities,
-        user_authorities,
-        tls_ca_pem,
-        cluster_name,
-        valid_before_unix,
-        logins,
-    } = reply;
     Ok(Json(CertsReply {
-        ssh_certificate,
-        host_authorities,
-        user_authorities,
-        tls_ca_pem,
-        cluster_name,
-        valid_before_unix,
-        logins,
+        ssh_certificate: reply.ssh_certificate,
+        host_authorities: reply.host_authorities,
+        user_authorities: reply.user_authorities,
+        tls_ca_pem: reply.tls_ca_pem,
+        cluster_name: reply.cluster_name,
+        valid_before_unix: reply.valid_before_unix,
+        logins: reply.logins,
     }))
 }
 
