@@ -80,6 +80,17 @@ fn a_data_directory_that_cannot_be_written() {
 }
 
 #[test]
+fn a_first_start_without_an_administrator_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = hub(dir.path(), &yaml(dir.path(), ""));
+    command.env_remove("MEZITE_ADMIN_PASSWORD");
+    let out = run(command, b"");
+    assert_ne!(out.code, 0);
+    assert!(out.stderr.contains("MEZITE_ADMIN_PASSWORD_FILE"), "{out:?}");
+    assert!(!dir.path().join("hub").exists(), "something was made");
+}
+
+#[test]
 fn a_wrong_passphrase_is_refused() {
     let mut cluster = Cluster::start();
     cluster.stop_hub(Signal::SIGTERM);

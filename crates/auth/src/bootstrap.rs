@@ -27,6 +27,23 @@ pub(crate) async fn roles(store: &Store, events: &Events) -> Result<(), AuthErro
     Ok(tx.commit().await?)
 }
 
+/// Whether this makes a first administrator: asked before a first start makes anything.
+///
+/// # Errors
+/// What to set.
+pub(crate) fn check(wanted: &FirstAdmin) -> Result<(), AuthError> {
+    match wanted {
+        FirstAdmin::Password(password) => {
+            password::check(password).map_err(|e| AuthError::new(format!("MEZITE_ADMIN_PASSWORD: {e}")))
+        }
+        FirstAdmin::Random => Ok(()),
+        FirstAdmin::Refuse => Err(AuthError::new(
+            "there is no user yet, and no terminal to show a password on; set MEZITE_ADMIN_PASSWORD or \
+             MEZITE_ADMIN_PASSWORD_FILE for the first start",
+        )),
+    }
+}
+
 /// Makes the first administrator when there is no user at all. The answer is the password, if it was made here.
 pub(crate) async fn first_admin(
     store: &Store,
@@ -37,21 +54,12 @@ pub(crate) async fn first_admin(
     if !store.list::<User>(&Page::first(1)).await?.items.is_empty() {
         return Ok(None);
     }
+    check(&wanted)?;
     let (password, shown) = match wanted {
-        FirstAdmin::Password(password) => {
-            password::check(&password).map_err(|e| AuthError::new(format!("MEZITE_ADMIN_PASSWORD: {e}")))?;
-            (password, None)
-        }
-        FirstAdmin::Random => {
-            let password = secret();
-            let password: Zeroizing<String> = Zeroizing::new(password.chars().take(32).collect());
+        FirstAdmin::Password(password) => (password, None),
+        FirstAdmin::Random | FirstAdmin::Refuse => {
+            let password: Zeroizing<String> = Zeroizing::new(secret().chars().take(32).collect());
             (password.clone(), Some(password))
-        }
-        FirstAdmin::Refuse => {
-            return Err(AuthError::new(
-                "there is no user yet, and no terminal to show a password on; set MEZITE_ADMIN_PASSWORD or \
-                 MEZITE_ADMIN_PASSWORD_FILE for the first start",
-            ));
         }
     };
     let hash = passwords.hash(password).await?;

@@ -66,6 +66,15 @@ pub struct AuthConfig {
 impl AuthConfig {
     /// The bcrypt cost of new password hashes.
     pub const PASSWORD_COST: u32 = 12;
+
+    /// What can be known to be wrong before anything is made. [`start`] asks too.
+    ///
+    /// # Errors
+    /// [`AuthError`] saying what to set.
+    pub fn check(&self) -> Result<(), AuthError> {
+        mezite_core::name::cluster(&self.cluster_name).map_err(|e| AuthError::new(e.to_string()))?;
+        if self.database.exists() { Ok(()) } else { bootstrap::check(&self.first_admin) }
+    }
 }
 
 impl fmt::Debug for AuthConfig {
@@ -113,7 +122,12 @@ impl fmt::Debug for Running {
 /// # Errors
 /// [`AuthError`] saying what is wrong: the database, the passphrase, a key file, the address.
 pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Running, AuthError> {
-    mezite_core::name::cluster(&config.cluster_name).map_err(|e| AuthError::new(e.to_string()))?;
+    config.check()?;
+    let listen_addr = config.listen_addr;
+    let listening = |e: std::io::Error| AuthError::new(format!("auth.listen_addr {listen_addr}: {e}"));
+    // Before a first administrator is made, whose password nobody would see if the address were taken.
+    let listener = Listener::bind(listen_addr, Limits::default()).await.map_err(listening)?;
+    let addr = listener.local_addr().map_err(listening)?;
     let events = Events { cluster: config.cluster_name.clone() };
     let store =
         Store::open(Options { path: config.database.clone(), readers: READERS, audit_keys: audit_keys(&config)? })
@@ -121,7 +135,8 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     let sealer = Sealer::new(config.ca_key_passphrase.clone(), config.data_dir.join("ca.key"));
     let authorities = Authorities::open(&store, sealer, &events).await?;
     write_bundle(&config.data_dir, &authorities.host.pem())?;
-    let recordings = Recordings::open(config.data_dir.join("recordings")).await?;
+    let in_data_dir = |e| AuthError::new(format!("data_dir {}: {e}", config.data_dir.display()));
+    let recordings = Recordings::open(config.data_dir.join("recordings")).await.map_err(in_data_dir)?;
     let parallel = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let passwords = Passwords::new(config.password_cost, parallel)?;
     bootstrap::roles(&store, &events).await?;
@@ -130,18 +145,15 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     store.clear_tunnels(None, clock::now()).await?;
     let mut hub = Hub::new(store, recordings, authorities, events, passwords, stop);
     hub.proxy_addr = config.proxy_addr;
-    serve(Arc::new(hub), config.listen_addr, config.names, first_password).await
+    serve(Arc::new(hub), (listener, addr), config.names, first_password).await
 }
 
 async fn serve(
     hub: Arc<Hub>,
-    listen_addr: SocketAddr,
+    (listener, addr): (Listener, SocketAddr),
     names: Vec<String>,
     first_password: Option<Zeroizing<String>>,
 ) -> Result<Running, AuthError> {
-    let listening = |e: std::io::Error| AuthError::new(format!("auth.listen_addr {listen_addr}: {e}"));
-    let listener = Listener::bind(listen_addr, Limits::default()).await.map_err(listening)?;
-    let addr = listener.local_addr().map_err(listening)?;
     let mut all = names;
     if !addr.ip().is_unspecified() {
         all.push(addr.ip().to_string());

@@ -41,11 +41,13 @@ async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     for key in config.ignored() {
         tracing::warn!(key, "this key has no effect in this release");
     }
+    let auth = auth_config(&config)?;
+    auth.check()?;
     open_data_dir(&config.data_dir)?;
     let _sole = lock(&config.data_dir)?;
     // Auth outlives the proxy, which tells it of the last sessions on its way down.
     let auth_stop = CancellationToken::new();
-    let auth = mezite_auth::start(auth_config(&config)?, auth_stop.clone()).await?;
+    let auth = mezite_auth::start(auth, auth_stop.clone()).await?;
     tracing::info!(database = auth.database_address(), "the database is open");
     if let Some(password) = &auth.first_password {
         eprintln!("first administrator: user admin, password {}", password.as_str());

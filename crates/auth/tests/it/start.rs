@@ -1,4 +1,4 @@
-use mezite_auth::{FirstAdmin, start};
+use mezite_auth::{AuthConfig, FirstAdmin, start};
 use mezite_proto::v1::*;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -34,10 +34,16 @@ async fn a_wrong_passphrase_is_refused_and_the_database_holds_no_key() {
 #[tokio::test]
 async fn the_first_administrator_is_made_once() {
     let dir = tempfile::tempdir().unwrap();
-    let with = |first_admin| mezite_auth::AuthConfig { first_admin, ..config(dir.path()) };
-    let refused = start(with(FirstAdmin::Refuse), CancellationToken::new()).await.unwrap_err();
-    assert!(refused.to_string().contains("MEZITE_ADMIN_PASSWORD"), "{refused}");
-    start(with(FirstAdmin::Password(Zeroizing::new("short".into()))), CancellationToken::new()).await.unwrap_err();
+    let with = |first_admin| AuthConfig { first_admin, ..config(dir.path()) };
+    for without in [FirstAdmin::Refuse, FirstAdmin::Password(Zeroizing::new("short".into()))] {
+        let refused = start(with(without), CancellationToken::new()).await.unwrap_err();
+        assert!(refused.to_string().contains("MEZITE_ADMIN_PASSWORD"), "{refused}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let on_a_taken_port =
+        AuthConfig { listen_addr: taken.local_addr().unwrap(), first_admin: FirstAdmin::Random, ..config(dir.path()) };
+    start(on_a_taken_port, CancellationToken::new()).await.unwrap_err();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was made by a start that was refused");
     let stop = CancellationToken::new();
     let running = start(with(FirstAdmin::Random), stop.clone()).await.unwrap();
     assert_eq!(running.first_password.as_ref().unwrap().len(), 32);
