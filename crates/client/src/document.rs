@@ -3,6 +3,7 @@
 use std::fmt;
 
 use mezite_core::Invalid;
+use mezite_core::decode::parse_json;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
@@ -26,7 +27,7 @@ impl Document {
     /// With line and column.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
         // A tab is white space in JSON and an error in YAML.
-        let value = match serde_json::from_str(text) {
+        let value = match parse_json(text.as_bytes()) {
             Ok(value) => value,
             Err(error) if text.trim_start().starts_with('{') => {
                 return Err(invalid("", format!("{name}:{}:{}: {error}", error.line(), error.column())));

@@ -7,7 +7,9 @@
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Value;
 
 use crate::error::Invalid;
@@ -21,6 +23,78 @@ const MAX_MESSAGE: usize = 512;
 /// [`Invalid`] with the path of the first field that does not fit.
 pub fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, Invalid> {
     T::deserialize(At(value))
+}
+
+/// Reads JSON of at most 128 levels. A field that is given twice is refused: one of the two would be lost in silence.
+///
+/// # Errors
+/// With line and column.
+pub fn parse_json(json: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(json).map(|Once(value)| value)
+}
+
+/// A JSON value without a field given twice.
+struct Once(Value);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(OnceVisitor).map(Self)
+    }
+}
+
+struct OnceVisitor;
+
+impl<'de> Visitor<'de> for OnceVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<Value, E> {
+        Ok(flag.into())
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Once(item)) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = serde_json::Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if fields.contains_key(&key) {
+                let shown: String = key.chars().take(64).collect();
+                return Err(A::Error::custom(format!("{shown} is given twice")));
+            }
+            let Once(value) = map.next_value()?;
+            fields.insert(key, value);
+        }
+        Ok(fields.into())
+    }
 }
 
 /// The entry of `known` that is nearest to `word`, when it is near enough to be a slip of the hand.
@@ -203,5 +277,25 @@ impl<'de> serde::de::VariantAccess<'de> for Unit {
 
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Invalid> {
         Err(Invalid::new("", "must be a word"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_given_twice_is_named_at_any_depth() {
+        for (json, key) in [
+            (r#"{"a": 1, "a": 1}"#, "a is given twice"),
+            (r#"{"x": [{"deny": {"logins": ["root"], "logins": []}}]}"#, "logins is given twice"),
+            ("{\"k\": 1, \"\\u006b\": 2}", "k is given twice"),
+        ] {
+            let error = parse_json(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("line 1 column"), "{error}");
+        }
+        let json = r#"{"a": [null, true, -1, 1.5, "x"], "b": {"a": 18446744073709551615}}"#;
+        assert_eq!(parse_json(json.as_bytes()).unwrap(), serde_json::from_str::<Value>(json).unwrap());
+        assert!(parse_json(&b"[".repeat(1000)).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Objects of kinds: one implementation for all of them.
 
 use mezite_core::audit::{Event, EventType};
-use mezite_core::decode::decode;
+use mezite_core::decode::{decode, parse_json};
 use mezite_core::identity::Identity;
 use mezite_core::kind::role::BUILT_IN;
 use mezite_core::kind::{Config, Kind, Lock, Node, Role, Token, User};
@@ -68,7 +68,7 @@ pub(super) async fn put(hub: &Hub, caller: &Caller, request: PutObjectRequest) -
     let PutObjectRequest { kind, name, spec, expected_revision } = request;
     with_kind!(kind.as_str(), K => {
         authorize(hub, caller, Verb::Write, resource(K::KIND), &format!("put {}/{name}", K::KIND)).await?;
-        let json: Value = serde_json::from_slice(&spec).map_err(|e| Invalid::new("spec", e.to_string()))?;
+        let json = parse_json(&spec).map_err(|e| Invalid::new("spec", e.to_string()))?;
         let spec = decode::<<K as Kind>::Spec>(&json).map_err(|e| e.within("spec"))?;
         let mut tx = hub.store.begin(clock::now()).await?;
         let held = tx.find::<K>(&name).await?;

@@ -1,7 +1,7 @@
 //! Making users, whose password is no part of the object.
 
 use mezite_core::audit::EventType;
-use mezite_core::decode::decode;
+use mezite_core::decode::{decode, parse_json};
 use mezite_core::kind::{User, UserSpec};
 use mezite_core::{Fault, Invalid};
 use mezite_net::clock;
@@ -15,7 +15,7 @@ use crate::hub::Hub;
 use crate::login;
 
 pub(super) async fn create(hub: &Hub, caller: &Caller, request: CreateUserRequest) -> Result<CreateUserReply, Fault> {
-    let json = serde_json::from_slice(&request.spec).map_err(|e| Invalid::new("spec", e.to_string()))?;
+    let json = parse_json(&request.spec).map_err(|e| Invalid::new("spec", e.to_string()))?;
     let spec: UserSpec = decode(&json).map_err(|e| e.within("spec"))?;
     let password = Zeroizing::new(request.password);
     let hash = match password.is_empty() {

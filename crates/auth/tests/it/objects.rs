@@ -124,6 +124,13 @@ async fn a_bad_spec_names_its_field_and_changes_are_audited() {
         "{bad}"
     );
     assert_eq!(put(&mut admin, "role", "r", "not json").await.unwrap_err().code(), Code::InvalidArgument);
+    let twice = r#"{"deny":{"logins":["root"]},"deny":{}}"#;
+    let twice = put(&mut admin, "role", "r", twice).await.unwrap_err();
+    assert_eq!(
+        (twice.code(), twice.message().contains("deny is given twice")),
+        (Code::InvalidArgument, true),
+        "{twice}"
+    );
     assert_eq!(
         put(&mut admin, "user", "u", r#"{"roles":["nothing"]}"#).await.unwrap_err().code(),
         Code::InvalidArgument
