@@ -1,7 +1,7 @@
 //! From what the database or the file system says to a [`Fault`].
 
+use std::fmt;
 use std::io;
-use std::path::Path;
 
 use mezite_core::Fault;
 use sqlx::sqlite::SqliteRow;
@@ -41,13 +41,13 @@ pub(crate) fn db(error: sqlx::Error) -> Fault {
     }
 }
 
-/// The fault behind a failed file operation: `verb` and `path` say which.
-pub(crate) fn io(verb: &str, path: &Path, error: &io::Error) -> Fault {
+/// The fault behind a failed file operation: `verb` and `file` say which.
+pub(crate) fn io(verb: &str, file: impl fmt::Display, error: &io::Error) -> Fault {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the volume",
         _ => "",
     };
-    Fault::Unavailable(format!("cannot {verb} {}: {error}{hint}", path.display()))
+    Fault::Unavailable(format!("cannot {verb} {file}: {error}{hint}"))
 }
 
 /// A column of a row.

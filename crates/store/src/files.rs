@@ -52,7 +52,7 @@ impl Recordings {
             let tmp = root.join(".tmp");
             make_dir(root)?;
             match fs::remove_dir_all(&tmp) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fault::io("clear", &tmp, &e)),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fault::io("clear", shown(&tmp), &e)),
                 _ => make_dir(&tmp),
             }
         })
@@ -172,6 +172,13 @@ impl Recordings {
     }
 }
 
+/// A file by its last two names: callers on other machines read it too, and where the hub keeps its data is none of their
+/// business.
+fn shown(path: &Path) -> String {
+    let names = [path.parent().and_then(Path::file_name), path.file_name()];
+    names.into_iter().flatten().map(|name| name.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
 fn chunk_name(number: u64) -> Result<String, Fault> {
     if number > MAX_CHUNKS {
         return Err(Invalid::new("number", format!("a recording has at most {} chunks", MAX_CHUNKS + 1)).into());
@@ -183,11 +190,11 @@ fn held(dir: &Path) -> Result<u64, Fault> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(fault::io("read", dir, &e)),
+        Err(e) => return Err(fault::io("read", shown(dir), &e)),
     };
     let mut numbers = Vec::new();
     for entry in entries {
-        let name = entry.map_err(|e| fault::io("read", dir, &e))?.file_name();
+        let name = entry.map_err(|e| fault::io("read", shown(dir), &e))?.file_name();
         numbers.extend(name.to_str().and_then(|n| n.strip_suffix(".chunk")?.parse::<u64>().ok()));
     }
     numbers.sort_unstable();
@@ -197,7 +204,7 @@ fn held(dir: &Path) -> Result<u64, Fault> {
 
 /// Gives `path` this content, all of it or nothing.
 fn put(root: &Path, path: &Path, content: &[u8]) -> Result<(), Fault> {
-    let failed = |e: io::Error| fault::io("write", path, &e);
+    let failed = |e: io::Error| fault::io("write", shown(path), &e);
     if u64::try_from(content.len()).is_ok_and(|len| len > MAX_FILE) {
         return Err(Invalid::new("data", format!("is longer than {MAX_FILE} bytes")).into());
     }
@@ -209,7 +216,7 @@ fn put(root: &Path, path: &Path, content: &[u8]) -> Result<(), Fault> {
         Ok(()) => path.parent().map_or(Ok(()), sync_dir).map_err(failed),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match get(path)? {
             Some(held) if held == content => Ok(()),
-            _ => Err(Fault::Conflict(format!("{} exists with other content", path.display()))),
+            _ => Err(Fault::Conflict(format!("{} exists with other content", shown(path)))),
         },
         Err(e) => Err(failed(e)),
     }
@@ -222,7 +229,7 @@ fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn get(path: &Path) -> Result<Option<Bytes>, Fault> {
-    let failed = |e: io::Error| fault::io("read", path, &e);
+    let failed = |e: io::Error| fault::io("read", shown(path), &e);
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -231,13 +238,13 @@ fn get(path: &Path) -> Result<Option<Bytes>, Fault> {
     let mut content = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(failed)?;
     if u64::try_from(content.len()).is_ok_and(|len| len > MAX_FILE) {
-        return Err(Fault::Unavailable(format!("{} is longer than any file we write", path.display())));
+        return Err(Fault::Unavailable(format!("{} is longer than any file we write", shown(path))));
     }
     Ok(Some(content.into()))
 }
 
 fn exists(path: &Path) -> Result<bool, Fault> {
-    path.try_exists().map_err(|e| fault::io("read", path, &e))
+    path.try_exists().map_err(|e| fault::io("read", shown(path), &e))
 }
 
 fn is_in_index(root: &Path, line: &str) -> Result<bool, Fault> {
@@ -252,7 +259,7 @@ fn is_in_index(root: &Path, line: &str) -> Result<bool, Fault> {
     };
     match search() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        other => other.map_err(|e| fault::io("read", &path, &e)),
+        other => other.map_err(|e| fault::io("read", shown(&path), &e)),
     }
 }
 
@@ -263,7 +270,7 @@ fn add_to_index(root: &Path, line: &str) -> Result<(), Fault> {
         index.write_all(line.as_bytes())?;
         index.sync_all()
     };
-    add().map_err(|e| fault::io("write", &path, &e))
+    add().map_err(|e| fault::io("write", shown(&path), &e))
 }
 
 /// Makes a directory and those above it, private, and puts their names on the disk.
@@ -275,7 +282,7 @@ fn make_dir(dir: &Path) -> Result<(), Fault> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         dir.ancestors().skip(1).take(2).try_for_each(sync_dir)
     };
-    make().map_err(|e| fault::io("make", dir, &e))
+    make().map_err(|e| fault::io("make", shown(dir), &e))
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -20,7 +20,8 @@ async fn a_recording_grows_chunk_by_chunk_until_it_is_sealed() {
     assert_eq!(recordings.held(ID).await.unwrap(), 0);
     recordings.begin(ID, bytes("{}")).await.unwrap();
     recordings.begin(ID, bytes("{}")).await.unwrap();
-    assert!(matches!(recordings.begin(ID, bytes("{1}")).await, Err(Fault::Conflict(_))));
+    let Err(Fault::Conflict(other)) = recordings.begin(ID, bytes("{1}")).await else { panic!("begun twice") };
+    assert_eq!(other, format!("{ID}/meta.json exists with other content"), "where the hub keeps it is not told");
     for number in 0..3 {
         recordings.append(ID, number, bytes(&format!("chunk {number}"))).await.unwrap();
     }
