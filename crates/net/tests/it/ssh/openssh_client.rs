@@ -8,6 +8,7 @@ use std::{
 };
 
 use mezite_net::ssh::ServerConfig;
+use mezite_ssh::cipher::Cipher;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},
@@ -17,6 +18,7 @@ use tokio::{
 
 use super::{
     cluster::{Cluster, HOST, USER},
+    openssh_server::key_exchanges,
     server::{CODE, Rules, listen},
 };
 
@@ -87,16 +89,12 @@ async fn exec_brings_output_and_status() {
 async fn every_algorithm_works() {
     let cluster = Cluster::new();
     let address = start(&cluster).await;
-    for option in [
-        "Ciphers=aes128-gcm@openssh.com",
-        "Ciphers=aes256-gcm@openssh.com",
-        "Ciphers=chacha20-poly1305@openssh.com",
-        "KexAlgorithms=curve25519-sha256",
-        "KexAlgorithms=curve25519-sha256@libssh.org",
-        "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com",
-    ] {
+    let ciphers = Cipher::ALL.map(|cipher| format!("Ciphers={}", cipher.name()));
+    let kex = key_exchanges().into_iter().map(|kex| format!("KexAlgorithms={}", kex.name()));
+    let host_key = "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com".to_owned();
+    for option in ciphers.into_iter().chain(kex).chain([host_key]) {
         let mut command = ssh(&cluster, address);
-        command.args(["-o", option, "127.0.0.1", "head -c 300000 | wc -c"]).stdin(Stdio::null());
+        command.args(["-o", &option, "127.0.0.1", "head -c 300000 | wc -c"]).stdin(Stdio::null());
         assert_eq!(stdout(&mut command).await.trim(), "0", "{option}");
         let script = format!(
             "head -c 3000000 /dev/urandom > $DIR/sent; $SSH -o {option} 127.0.0.1 cat < $DIR/sent | cmp - $DIR/sent"
