@@ -247,6 +247,8 @@ fn start_hub(dir: &Path, env: &[(String, String)]) -> (Program, BTreeMap<String,
         let Some(ready) = lines.find_map(|line| line.strip_prefix("ready ")) else { return false };
         let words = ready.split_whitespace().filter_map(|word| word.split_once('='));
         addr = words.map(|(name, address)| (name.to_owned(), address.to_owned())).collect();
+        let diag = text[before..].lines().find_map(|line| line.split_once("diagnostics address=")).unwrap().1;
+        addr.insert("diag".to_owned(), diag.to_owned());
         true
     });
     (hub, addr)

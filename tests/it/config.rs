@@ -47,6 +47,7 @@ fn missing_and_wrong_values_are_named() {
             "listen_addr",
         ),
         ("cluster_name: [\n".to_owned(), "line"),
+        (yaml(dir.path(), "").replace("diag: {", "diag: {{"), "column"),
     ] {
         let out = run(hub(dir.path(), &text), b"");
         assert_ne!(out.code, 0, "{text}");
@@ -70,6 +71,7 @@ fn a_data_directory_that_cannot_be_written() {
     let mut command = Command::new("setpriv");
     command.env_clear().env("PATH", "/usr/bin:/bin").env("MEZITE_CA_KEY_PASSPHRASE", "passphrase of the test");
     command
+        .env("MEZITE_ADMIN_PASSWORD", ADMIN_PASSWORD)
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&mezhub)
         .arg(format!("--config={}", file.display()));

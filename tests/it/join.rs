@@ -4,6 +4,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
+use crate::cluster::Cluster;
 use crate::process::{Program, run, tool, wait_for, within};
 use crate::setup::Setup;
 
@@ -114,6 +115,18 @@ fn the_name_of_an_online_node_is_taken_and_of_an_offline_one_can_be_taken_over()
     });
 }
 
+/// `node-1.test` is already the long name of `node-1` in the cluster `test`, and so on: no target may mean two nodes.
+#[test]
+fn a_name_that_would_make_a_target_ambiguous_is_refused() {
+    let setup = Setup::shared();
+    for name in ["node-1.test", "node-2.mezite", "0a6b0b5c-31a5-4e0c-9b1c-6a6a6a1f0b11", "127.0.0.1"] {
+        let out = run(setup.cluster.agent_command(name, &setup.cluster.join_token("1h")), b"");
+        assert_ne!(out.code, 0, "{name}: {out:?}");
+        assert!(out.stderr.contains("choose another node name"), "{name}: {out:?}");
+        assert_eq!(setup.cluster.status(name), "", "{name} is in the inventory");
+    }
+}
+
 #[test]
 fn a_wrong_pin_is_refused_before_the_token_is_sent() {
     let setup = Setup::shared();
@@ -143,4 +156,16 @@ fn the_right_pin_and_an_unreachable_tunnel() {
     let agent = Program::start(command, cluster.path("node-no-tunnel.log"));
     wait_for("the agent to name the tunnel's address", || agent.log().contains(&format!("127.0.0.1:{port}")));
     assert_eq!(cluster.status("node-no-tunnel"), "offline");
+}
+
+#[test]
+fn an_agent_that_finds_no_hub_says_so_and_joins_when_it_comes() {
+    let mut cluster = Cluster::start();
+    let command = cluster.agent_command("node-1", &cluster.join_token("1h"));
+    cluster.stop_hub(Signal::SIGTERM);
+    cluster.start_agent("node-1", command);
+    let log = || cluster.agents["node-1"].log();
+    wait_for("the agent to say so", || log().contains("cannot join yet") && log().contains(&cluster.addr["auth"]));
+    cluster.start_hub();
+    cluster.wait_status("node-1", "online");
 }

@@ -22,6 +22,7 @@ mod clock;
 mod config;
 mod disk;
 mod exec;
+mod fleet;
 mod house;
 mod join;
 mod listening;

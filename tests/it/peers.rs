@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::setup::Setup;
 
-const PORTS: [&str; 4] = ["https", "ssh", "tunnel", "auth"];
+const PORTS: [&str; 5] = ["https", "ssh", "tunnel", "auth", "diag"];
 /// The grace for whoever has not said who they are, and room for a slow machine.
 const GRACE: Duration = Duration::from_secs(45);
 
@@ -67,9 +67,9 @@ fn silence_a_trickle_and_garbage_are_dropped_on_every_port_while_work_goes_on() 
     assert!(!setup.cluster.hub.log().contains("panic"), "{}", setup.cluster.hub.log());
 }
 
-/// From 127.0.0.1 to 127.0.0.250, so that no single source reaches its own bound.
+/// From 127.0.1.1 to 127.0.1.250, so that no single source reaches its own bound.
 fn silent(to: SocketAddr, n: usize) -> TcpStream {
-    let from = SocketAddr::from(([127, 0, 0, u8::try_from(n % 250 + 1).unwrap()], 0));
+    let from = SocketAddr::from(([127, 0, 1, u8::try_from(n % 250 + 1).unwrap()], 0));
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &from).unwrap();
     connect(&socket, &to).unwrap();

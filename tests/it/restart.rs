@@ -67,6 +67,12 @@ fn hub_goes_with_a_session(signal: Signal) {
     if signal == Signal::SIGTERM {
         assert!(out.stderr.contains("stopping"), "{out:?}");
     }
+    // Who comes meanwhile is told which hub does not answer.
+    let port = setup.cluster.addr["https"].rsplit(':').next().unwrap();
+    for (args, code) in [(&["ls"][..], 8), (&["ssh", &setup.msh_target(), "--", "true"], 255)] {
+        let text = setup.alice.msh(args).refused(code);
+        assert!(text.contains(&format!("localhost:{port}")) || text.contains(setup.alice.front_door()), "{text}");
+    }
     setup.cluster.start_hub();
     setup.cluster.wait_status("node-1", "online");
     // Users, tokens and certificates go on; a stop is not a logout.
