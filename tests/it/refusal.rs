@@ -177,7 +177,7 @@ fn mezctl_without_a_token_says_what_to_do() {
     let text = crate::process::run(command, b"").refused(5);
     assert!(text.contains("mezctl login"), "{text}");
     let text = setup.cluster.mezctl(&["--token=0123456789abcdef0123456789abcdef", "nodes", "ls"]).refused(5);
-    assert!(text.contains("log in again"), "{text}");
+    assert!(text.contains("expired or was ended; run `export MEZITE_AUTH_TOKEN=$(mezctl login "), "{text}");
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Caller {
 
 /// The session token, if there is one.
 fn token(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, Fault> {
-    let refused = || Fault::NotLoggedIn("the session token is malformed; log in again".into());
+    let refused = || Fault::NotLoggedIn("the session token is malformed".into());
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -156,7 +156,7 @@ fn token(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, Fault> {
 }
 
 async fn user(hub: &Hub, token: Zeroizing<String>) -> Result<User, Fault> {
-    let refused = || Fault::NotLoggedIn("the session has expired or was ended; log in again".into());
+    let refused = || Fault::NotLoggedIn("the session has expired or was ended".into());
     let login = hub.store.login(&token, clock::now()).await?.ok_or_else(refused)?;
     let object = hub.store.find_by_id::<kind::User>(&login.user_id).await?.ok_or_else(refused)?;
     let spec = object.spec()?;

@@ -24,6 +24,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Longest message that is read: a page of the longest lists.
 const MAX_MESSAGE: usize = 64 << 20;
 const PAGE: u32 = 500;
+/// The token has to go where the next command finds it.
+const LOGIN: &str = "export MEZITE_AUTH_TOKEN=$(mezctl login --username=NAME)";
 
 /// A connected Auth service.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Admin {
         let token = self.token.as_ref().filter(|token| !token.is_empty()).ok_or_else(no_token)?;
         let mut request = Request::new(message);
         let value = rpc::bearer(token)
-            .map_err(|_| Error::not_logged_in("the session token is malformed; run `mezctl login`"))?;
+            .map_err(|_| Error::not_logged_in(with_next("the session token is malformed".to_owned(), LOGIN)))?;
         request.metadata_mut().insert(rpc::AUTHORIZATION, value);
         request.set_timeout(ANSWER);
         Ok(request)
@@ -110,9 +112,7 @@ impl Admin {
 
 /// What a command without a token answers (F231).
 pub fn no_token() -> Error {
-    Error::not_logged_in(
-        "no session token; run `export MEZITE_AUTH_TOKEN=$(mezctl login --username=NAME)`, or give --token",
-    )
+    Error::not_logged_in(with_next("no session token".to_owned(), LOGIN) + ", or give --token")
 }
 
 /// The fault behind a gRPC status, its text made harmless for a terminal.
@@ -128,7 +128,7 @@ pub fn refused(status: Status) -> Error {
         ));
     }
     match Fault::from_grpc(status.code().into(), escape_control(status.message())) {
-        Fault::NotLoggedIn(message) => Error::not_logged_in(with_next(message, "mezctl login")),
+        Fault::NotLoggedIn(message) => Error::not_logged_in(with_next(message, LOGIN)),
         fault => fault.into(),
     }
 }

@@ -46,7 +46,7 @@ pub struct LoginReply {
 pub struct CertsRequest<'a> {
     /// OpenSSH public key line.
     pub ssh_public_key: &'a str,
-    /// Asked lifetime; the hub may give less, never more.
+    /// Asked lifetime, 0 for the cluster's own; the hub may give less, never more.
     pub ttl_seconds: u64,
 }
 

@@ -1,11 +1,13 @@
 //! What the command lines of `msh` and `mezctl` share: values, output forms, generated pages.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ColorChoice, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Arg, ColorChoice, Command, Parser, ValueEnum};
 use mezite_core::text::Table;
 use mezite_core::{Invalid, Labels, duration, labels};
 use serde::Serialize;
@@ -106,7 +108,7 @@ impl FromStr for Filter {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let labels = labels::parse(text)?;
+        let labels = labels::parse(text).map_err(|error| Invalid::new("", error.message))?;
         if labels.is_empty() { Err(Invalid::new("", "is not of the form key=value")) } else { Ok(Self(labels)) }
     }
 }
@@ -137,57 +139,107 @@ pub async fn new_password(stdin: bool) -> Result<Zeroizing<String>> {
     Ok(first)
 }
 
+/// Parses a command line. An empty environment variable counts as none, and the usage line of an error asks for nothing
+/// that the environment gave.
+///
+/// # Errors
+/// What clap says of the line.
+pub fn parse<T: Parser>(line: impl IntoIterator<Item = OsString>) -> Result<T, clap::Error> {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let without = |is_meant: fn(&OsStr) -> bool| {
+        let strip = |arg: Arg| if arg.get_env().is_some_and(is_meant) { arg.env(Resettable::Reset) } else { arg };
+        T::command().mut_args(strip)
+    };
+    let mut command = without(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()));
+    let parsed = command.try_get_matches_from_mut(&line).and_then(|mut found| T::from_arg_matches_mut(&mut found));
+    parsed.map_err(|error| without(|_| true).try_get_matches_from(&line).err().unwrap_or(error).format(&mut command))
+}
+
 /// Prints the completion script of `shell`.
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn completion(shell: Shell, mut command: clap::Command) -> Result<()> {
+pub fn completion(shell: Shell, mut command: Command) -> Result<()> {
     let (mut script, name) = (Vec::new(), command.get_name().to_owned());
     clap_complete::generate(shell, &mut command, name, &mut script);
     print(&String::from_utf8_lossy(&script))
 }
 
-/// Prints the manual page: the program, then each command.
+/// Prints the manual page: the program, then the help of each command below it.
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn man(command: clap::Command) -> Result<()> {
+pub fn man(command: Command) -> Result<()> {
     let mut page = Vec::new();
-    let render = |command: clap::Command, page: &mut Vec<u8>| clap_mangen::Man::new(command).render(page);
-    let failed = |error: io::Error| Error::Local(format!("cannot write the manual page: {error}"));
     let command = built(command);
-    render(command, &mut page).map_err(failed)?;
-    print(&String::from_utf8_lossy(&page))
+    let man = clap_mangen::Man::new(command.clone());
+    let head = [
+        clap_mangen::Man::render_title,
+        clap_mangen::Man::render_name_section,
+        clap_mangen::Man::render_synopsis_section,
+        clap_mangen::Man::render_description_section,
+        clap_mangen::Man::render_options_section,
+    ];
+    head.iter()
+        .try_for_each(|section| section(&man, &mut page))
+        .map_err(|error| Error::Local(format!("cannot write the manual page: {error}")))?;
+    let mut page = String::from_utf8_lossy(&page).into_owned();
+    page.push_str(".SH COMMANDS\n");
+    for (name, help) in helps(command).into_iter().skip(1) {
+        // A line that begins with a dot or a quote is a request, a backslash an escape (groff_man(7)).
+        page.push_str(&format!(".SS {name}\n.nf\n"));
+        help.lines().for_each(|line| page.push_str(&format!("\\&{}\n", line.replace('\\', "\\e"))));
+        page.push_str(".fi\n");
+    }
+    print(&page)
 }
 
 /// The reference page in Markdown: the help of the program and of every command below it.
-pub fn reference(command: clap::Command) -> String {
-    let command = built(command);
+pub fn reference(command: Command) -> String {
     let mut page = format!("# {}\n\nGenerated from the program; do not edit.\n", command.get_name());
-    describe(command, &mut page);
+    for (name, help) in helps(built(command)) {
+        page.push_str(&format!("\n## {name}\n\n```text\n{help}\n```\n"));
+    }
     page
 }
 
-fn built(command: clap::Command) -> clap::Command {
+fn built(command: Command) -> Command {
     let mut command = command.color(ColorChoice::Never).term_width(100);
     command.build();
     command
 }
 
-/// Global options are described once, at the top.
-fn describe(mut command: clap::Command, page: &mut String) {
+/// Name and help of a command and of those below it. Global options are described once, at the top.
+fn helps(mut command: Command) -> Vec<(String, String)> {
     let name = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
     let help = command.render_long_help().to_string();
-    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-    page.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim()));
-    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-        describe(inner.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg }), page);
-    }
+    let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim().to_owned();
+    let inner = command.get_subcommands().filter(|inner| !inner.is_hide_set());
+    let inner = inner
+        .flat_map(|inner| helps(inner.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })));
+    [(name, help)].into_iter().chain(inner).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn usage_of_an_error_asks_for_nothing_the_environment_gave() {
+        #[derive(Debug, Parser)]
+        #[command(name = "x")]
+        struct Line {
+            /// A variable that is set for every test.
+            #[arg(long, env = "CARGO_MANIFEST_DIR")]
+            dir: Option<String>,
+            what: String,
+        }
+        let line = |words: &[&str]| words.iter().map(|word| OsString::from(*word)).collect::<Vec<_>>();
+        let parsed: Line = parse(line(&["x", "y"])).unwrap();
+        assert_eq!((parsed.dir.as_deref(), parsed.what.as_str()), (Some(env!("CARGO_MANIFEST_DIR")), "y"));
+        let usage = parse::<Line>(line(&["x"])).unwrap_err().to_string();
+        assert!(usage.contains("Usage: x <WHAT>"), "{usage}");
+    }
 
     #[test]
     fn spans_and_filters() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::time::timeout;
+use tokio_rustls::rustls::AlertDescription::NoApplicationProtocol;
 use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 use zeroize::Zeroizing;
 
@@ -38,6 +39,21 @@ pub struct Web {
     bearer: Option<Zeroizing<String>>,
     connection: Option<SendRequest<Full<Bytes>>>,
     clock: Option<OffsetDateTime>,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Body {
+    /// What arrived.
+    pub bytes: Bytes,
+    /// Why that is not all.
+    pub broken_off: Option<String>,
+}
+
+impl Body {
+    fn whole(self) -> Result<Bytes> {
+        self.broken_off.map_or(Ok(self.bytes), |reason| Err(Error::unavailable(reason)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,15 +94,15 @@ impl Web {
     /// # Errors
     /// What the hub answered, or why it could not be reached.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
-        let body = self.send(Method::GET, path, Bytes::new(), MAX_JSON, ANSWER).await?;
+        let body = self.send(Method::GET, path, Bytes::new(), MAX_JSON, ANSWER).await?.whole()?;
         self.decode(&body)
     }
 
-    /// GET of a body that is no JSON document, at most [`MAX_RECORDING`] bytes.
+    /// GET of a body that is no JSON document, at most [`MAX_RECORDING`] bytes. An answer that breaks off is what arrived of it.
     ///
     /// # Errors
     /// As for [`Web::get`].
-    pub async fn download(&mut self, path: &str) -> Result<Bytes> {
+    pub async fn download(&mut self, path: &str) -> Result<Body> {
         self.send(Method::GET, path, Bytes::new(), MAX_RECORDING, DOWNLOAD).await
     }
 
@@ -109,7 +125,7 @@ impl Web {
 
     async fn post_for_body(&mut self, path: &str, body: &impl Serialize) -> Result<Bytes> {
         let json = serde_json::to_vec(body).map_err(|error| Error::Local(error.to_string()))?;
-        self.send(Method::POST, path, json.into(), MAX_JSON, ANSWER).await
+        self.send(Method::POST, path, json.into(), MAX_JSON, ANSWER).await?.whole()
     }
 
     fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T> {
@@ -121,7 +137,7 @@ impl Web {
         })
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Bytes, max: usize, wait: Duration) -> Result<Bytes> {
+    async fn send(&mut self, method: Method, path: &str, body: Bytes, max: usize, wait: Duration) -> Result<Body> {
         let request = self.request(method, path, body)?;
         let address = self.address.clone();
         let broken = |what: &dyn std::fmt::Display| Error::unavailable(format!("{address} did not answer: {what}"));
@@ -129,15 +145,25 @@ impl Web {
         let exchange = async {
             let reply = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let (head, body) = reply.into_parts();
-            let body = Limited::new(body, max).collect().await.map_err(|error| broken(&error))?;
-            Ok::<_, Error>((head, body.to_bytes()))
+            let mut body = Limited::new(body, max);
+            let (mut bytes, mut broken_off) = (BytesMut::new(), None);
+            while let Some(frame) = body.frame().await {
+                match frame {
+                    Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], AsRef::as_ref)),
+                    Err(error) => {
+                        broken_off = Some(format!("{address} broke its answer off: {error}"));
+                        break;
+                    }
+                }
+            }
+            Ok::<_, Error>((head, Body { bytes: bytes.freeze(), broken_off }))
         };
         let (head, body) = timeout(wait, exchange).await.map_err(|_| broken(&"timed out"))??;
         self.clock = date(&head.headers);
         if head.status.is_success() {
             return Ok(body);
         }
-        Err(match refusal(head.status, &body, &self.address) {
+        Err(match refusal(head.status, &body.bytes, &self.address) {
             // At the login itself, logging in is no advice.
             Fault::NotLoggedIn(message) if self.bearer.is_some() => {
                 Error::not_logged_in(with_next(message, "msh login"))
@@ -204,15 +230,21 @@ pub fn undialed(error: DialError) -> Error {
         DialError::Tls { source, .. } if is_untrusted(source) => {
             "; name its authority with --ca-file=FILE (on the hub: tls/ca.pem in its data directory)"
         }
+        DialError::Tls { source, .. } if cause(source) == Some(&TlsError::AlertReceived(NoApplicationProtocol)) => {
+            "; this is another port: the proxy's is 3080, that of Auth 3025, unless the hub's configuration says otherwise"
+        }
         DialError::Tls { .. } | DialError::Address(_) | DialError::NoAddress | DialError::NotHttp2 { .. } => "",
     };
     Error::unavailable(format!("{error}{next}"))
 }
 
 fn is_untrusted(source: &std::io::Error) -> bool {
-    let cause = source.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
-    let Some(TlsError::InvalidCertificate(cause)) = cause else { return false };
+    let Some(TlsError::InvalidCertificate(cause)) = cause(source) else { return false };
     matches!(cause, CertificateError::UnknownIssuer | CertificateError::BadSignature)
+}
+
+fn cause(source: &std::io::Error) -> Option<&TlsError> {
+    source.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 fn date(headers: &HeaderMap) -> Option<OffsetDateTime> {

@@ -64,12 +64,12 @@ impl Hub {
         Ok(hub)
     }
 
-    /// Logs in and has a fresh key certified for `ttl`.
+    /// Logs in and has a fresh key certified for `ttl`, or as long as the cluster gives by itself (`user_cert_ttl`).
     ///
     /// # Errors
     /// What the hub answered: a wrong password is "not logged in".
-    pub async fn login(&mut self, user: &str, password: &str, ttl: Duration) -> Result<Outcome> {
-        if ttl > MAX_TTL {
+    pub async fn login(&mut self, user: &str, password: &str, ttl: Option<Duration>) -> Result<Outcome> {
+        if ttl.is_some_and(|ttl| ttl > MAX_TTL) {
             return Err(invalid("--ttl", "must be at most 24h"));
         }
         let reply: LoginReply = self.web.post("/v1/webapi/login", &LoginRequest { username: user, password }).await?;
@@ -77,7 +77,7 @@ impl Hub {
         self.web.set_bearer(session.clone());
         let key = PrivateKey::generate().map_err(|error| Error::Local(error.to_string()))?;
         let line = key.public().to_openssh("");
-        let request = CertsRequest { ssh_public_key: line.trim_end(), ttl_seconds: ttl.as_secs() };
+        let request = CertsRequest { ssh_public_key: line.trim_end(), ttl_seconds: ttl.unwrap_or_default().as_secs() };
         let certs: CertsReply = self.web.post("/v1/webapi/certs", &request).await?;
         let certificate = checked(&certs, &key)?;
         // It becomes part of lines that OpenSSH reads and obeys.

@@ -20,8 +20,6 @@ const CLEAR: &str = "\x1b[2J\x1b[3J\x1b[H";
 pub struct Options {
     /// Times as fast, 0.01 to 1000.
     pub speed: f64,
-    /// Longest pause.
-    pub idle_limit: Option<Duration>,
     /// Without the filter of escape sequences.
     pub raw: bool,
 }
@@ -32,30 +30,33 @@ pub struct Cast {
     events: Vec<(Duration, String)>,
     /// Columns and rows at the start.
     pub size: (u16, u16),
-    /// Whether the recording ends in the middle of a line.
-    pub truncated: bool,
+    /// What is missing from it, in words.
+    pub damage: Option<String>,
 }
 
 impl Cast {
-    /// Reads asciicast v2, with pauses cut to `idle_limit`. A recording without an end is read up to where it breaks off.
+    /// Reads asciicast v2, with pauses cut to `idle_limit`. What can be read of a damaged recording is, and the rest is told
+    /// of in [`Cast::damage`].
     ///
     /// # Errors
-    /// When it is no recording, or damaged in the middle.
+    /// When it is no recording.
     pub fn read(source: impl BufRead, idle_limit: Option<Duration>) -> Result<Self> {
-        let failed = |error: CastError| Error::Local(format!("cannot play: {error}"));
-        let mut reader = Reader::new(source).map_err(failed)?;
+        let mut reader = Reader::new(source).map_err(|error| Error::Local(format!("cannot play: {error}")))?;
         let size = (reader.header().width, reader.header().height);
-        let mut cast = Self { events: Vec::new(), size, truncated: false };
+        let mut cast = Self { events: Vec::new(), size, damage: None };
         let (mut last, mut cut) = (Duration::ZERO, Duration::ZERO);
         loop {
             let event = match reader.next_event() {
                 Ok(Some(event)) => event,
                 Ok(None) => return Ok(cast),
-                Err(CastError::Truncated(_)) => {
-                    cast.truncated = true;
+                Err(error @ (CastError::Malformed(_) | CastError::TooLong(_))) => {
+                    cast.damage.get_or_insert_with(|| format!("{error}; bad lines are left out"));
+                    continue;
+                }
+                Err(error) => {
+                    cast.damage = Some(error.to_string());
                     return Ok(cast);
                 }
-                Err(error) => return Err(failed(error)),
             };
             let pause = event.at.saturating_sub(last);
             cut += idle_limit.map_or(Duration::ZERO, |limit| pause.saturating_sub(limit));
@@ -142,7 +143,8 @@ impl Position<'_> {
 /// Plays to the end, or until the user or a signal ends it.
 ///
 /// # Errors
-/// When the speed is out of bounds or the terminal cannot be used.
+/// When the speed is out of bounds or the terminal cannot be used; and, when all that is there was played, for a recording
+/// that is damaged.
 pub async fn play(cast: &Cast, options: Options) -> Result<()> {
     if !(0.01..=1000.0).contains(&options.speed) {
         return Err(invalid("--speed", "must be between 0.01 and 1000"));
@@ -159,10 +161,15 @@ pub async fn play(cast: &Cast, options: Options) -> Result<()> {
     let played = follow(&mut position, options.speed, keyboard.is_some()).await;
     let left = if std::io::stdout().is_terminal() { show(position.finish()) } else { Ok(()) };
     drop(keyboard);
-    if cast.truncated {
-        eprintln!("\nmsh: the recording breaks off here");
+    played.and(left)?;
+    match &cast.damage {
+        Some(damage) => Err(Error::Local(format!("the recording is damaged: {damage}"))),
+        None if cast.events.is_empty() => {
+            eprintln!("msh: the recording holds no output");
+            Ok(())
+        }
+        None => Ok(()),
     }
-    played.and(left)
 }
 
 async fn follow(position: &mut Position<'_>, speed: f64, has_keys: bool) -> Result<()> {
@@ -223,9 +230,16 @@ mod tests {
     #[test]
     fn a_recording_without_an_end_plays_up_to_there() {
         let cast = Cast::read(&CAST.as_bytes()[..CAST.len() - 8], None).unwrap();
-        assert!(cast.truncated);
+        assert_eq!(cast.damage.as_deref(), Some("the recording ends in the middle of line 5"));
         assert_eq!(cast.events.len(), 2);
         assert!(Cast::read(&b"hello\n"[..], None).is_err());
+    }
+
+    #[test]
+    fn what_stands_around_a_bad_line_is_played() {
+        let cast = Cast::read(CAST.replace("[1,\"i\"", "[oops").as_bytes(), None).unwrap();
+        assert_eq!(cast.damage.as_deref(), Some("line 3 of the recording is not an event; bad lines are left out"));
+        assert_eq!(at(&cast), [0.5, 100.5, 101.0]);
     }
 
     #[test]

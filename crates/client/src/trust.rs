@@ -41,9 +41,13 @@ impl Trust {
     /// Adds the authorities of a PEM file.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When the file cannot be read, or holds no certificate.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        let text = home::read(path)?.ok_or_else(|| Error::Local(format!("{} does not exist", path.display())))?;
+        let odd = |what: &str| Error::Local(format!("{} {what}; look at --ca-file and MEZITE_CA_FILE", path.display()));
+        let text = home::read(path)?.ok_or_else(|| odd("does not exist"))?;
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(odd("holds no certificate in PEM form"));
+        }
         self.add(&text);
         Ok(())
     }

@@ -10,15 +10,14 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use mezite_client::terminal;
+use mezite_client::{cli, terminal};
 
 use args::Mezctl;
 use run::Places;
 
 fn main() -> ExitCode {
     mezite_net::nss::pin_nss();
-    let args = Mezctl::parse();
+    let args = cli::parse::<Mezctl>(std::env::args_os()).unwrap_or_else(|error| error.exit());
     terminal::restore_on_panic();
     mezite_net::tls::install_provider();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -86,9 +86,9 @@ pub(crate) struct Login {
     /// Log in through this SSO connector
     #[arg(long, value_name = "CONNECTOR", conflicts_with_all = ["password", "password_stdin"])]
     pub(crate) auth: Option<String>,
-    /// Lifetime of the certificate, at most 24h
-    #[arg(long, default_value = "12h", value_name = "DURATION")]
-    pub(crate) ttl: Ttl,
+    /// Lifetime of the certificate, at most 24h; without it what the cluster sets, by default 12h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<Ttl>,
     /// Write key and certificate to PATH and PATH-cert.pub, for `ssh -i PATH`, and no profile
     #[arg(long, value_name = "PATH")]
     pub(crate) out: Option<PathBuf>,
@@ -172,7 +172,7 @@ pub(crate) enum Sessions {
         #[arg(long)]
         active: bool,
         /// At most this many
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// Skip this many
         #[arg(long, default_value_t = 0, value_name = "N")]

@@ -10,9 +10,8 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
-use mezite_client::{passwd, terminal};
+use mezite_client::{cli, passwd, terminal};
 
 use args::{Command, Msh};
 use run::Places;
@@ -22,7 +21,7 @@ const SSH_FAILED: u8 = 255;
 
 fn main() -> ExitCode {
     mezite_net::nss::pin_nss();
-    let args = match Msh::try_parse() {
+    let args = match cli::parse::<Msh>(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();

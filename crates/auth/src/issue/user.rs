@@ -53,7 +53,7 @@ pub(crate) async fn issue(
     let now = clock::now_unix();
     let valid_before = now.saturating_add(valid_for.as_secs()).min(user.logged_in_unix + longest.as_secs());
     if valid_before <= now {
-        return Err(Fault::NotLoggedIn("the login is older than max_session_ttl of the roles; log in again".into()));
+        return Err(Fault::NotLoggedIn("the login is older than max_session_ttl of the roles".into()));
     }
     let identity = Identity {
         user_id: user.id.clone(),

@@ -23,8 +23,11 @@ pub enum CastError {
     /// The source failed.
     #[error("cannot read the recording: {0}")]
     Io(#[from] std::io::Error),
+    /// There is nothing in it.
+    #[error("the recording is empty")]
+    Empty,
     /// The first line is no header of version 2.
-    #[error("not a recording: {0}")]
+    #[error("not a recording in asciicast v2: {0}")]
     Header(String),
     /// A line is longer than [`MAX_LINE`].
     #[error("line {0} of the recording is too long")]
@@ -43,10 +46,14 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// [`CastError`] when there is none.
     pub fn new(mut lines: R) -> Result<Self, CastError> {
-        let text = next_line(&mut lines, 1)?.unwrap_or_default();
-        let header: Header = serde_json::from_slice(&text).map_err(|e| CastError::Header(e.to_string()))?;
+        let text = next_line(&mut lines, 1)?.ok_or(CastError::Empty)?;
+        let header: Header = match serde_json::from_slice(&text) {
+            Ok(header) => header,
+            Err(error) if error.is_eof() && !text.ends_with(b"\n") => return Err(CastError::Truncated(1)),
+            Err(_) => return Err(CastError::Header("its first line is no header".into())),
+        };
         if header.version != 2 {
-            return Err(CastError::Header(format!("asciicast version {} is not 2", header.version)));
+            return Err(CastError::Header(format!("its version is {}", header.version)));
         }
         Ok(Self { lines, header, line: 1, last: Duration::ZERO })
     }

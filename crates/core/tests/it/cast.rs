@@ -83,8 +83,10 @@ fn other_recorders_files_are_read_and_bad_ones_refused() {
     }
     let long = format!("[1,\"o\",\"{}\"]\n", "x".repeat(MAX_LINE));
     assert!(matches!(read(&cast(&long)), Err(CastError::TooLong(2))));
+    assert!(matches!(read(b""), Err(CastError::Empty)));
+    assert!(matches!(read(b"{\"version\":2,\"wid"), Err(CastError::Truncated(1))));
     for header in
-        ["", "{}", "[]", "{\"version\":1,\"width\":1,\"height\":1}", "{\"version\":2,\"width\":-1,\"height\":1}"]
+        ["{}", "[]", "hello\n", "{\"version\":1,\"width\":1,\"height\":1}", "{\"version\":2,\"width\":-1,\"height\":1}"]
     {
         assert!(matches!(read(header.as_bytes()), Err(CastError::Header(_))), "{header}");
     }

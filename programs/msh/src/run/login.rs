@@ -38,7 +38,7 @@ pub(super) async fn login(context: &Context, args: Login) -> Result<()> {
     }
     let prompt = format!("Password of {} at {proxy}: ", escape_control(&user));
     let password = password(args.password, args.password_stdin, &prompt).await?;
-    let outcome = Hub::stranger(proxy, trust)?.login(&user, &password, args.ttl.0).await?;
+    let outcome = Hub::stranger(proxy, trust)?.login(&user, &password, args.ttl.map(|ttl| ttl.0)).await?;
     match &args.out {
         Some(path) => write_out(path, &outcome),
         None => keep(context, &outcome),

@@ -16,7 +16,14 @@ pub(super) async fn run(context: &Context, args: Play) -> Result<()> {
         let profile = context.profile()?;
         let path = format!("/v1/webapi/sessions/{}/recording", args.source);
         let recording = context.session(&profile)?.web.download(&path).await?;
-        Cast::read(&*recording, idle_limit)?
+        let Some(reason) = recording.broken_off else {
+            return play(&Cast::read(&*recording.bytes, idle_limit)?, &args).await;
+        };
+        // The hub gives out nothing of a piece that does not verify.
+        let check = format!("{reason}; `mezctl recordings verify {}` says what is wrong", args.source);
+        let mut cast = Cast::read(&*recording.bytes, idle_limit).map_err(|_| Error::Local(check.clone()))?;
+        cast.damage = Some(check);
+        cast
     } else {
         let file = File::open(&args.source).map_err(|error| {
             Error::Local(format!("cannot open {}: {error}; give a session id or a .cast file", args.source))
@@ -24,5 +31,9 @@ pub(super) async fn run(context: &Context, args: Play) -> Result<()> {
         Cast::read(BufReader::new(file), idle_limit)
             .map_err(|error| Error::Local(format!("{}: {error}", args.source)))?
     };
-    player::play(&cast, Options { speed: args.speed, idle_limit, raw: args.raw }).await
+    play(&cast, &args).await
+}
+
+async fn play(cast: &Cast, args: &Play) -> Result<()> {
+    player::play(cast, Options { speed: args.speed, raw: args.raw }).await
 }

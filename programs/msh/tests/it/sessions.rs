@@ -37,3 +37,28 @@ async fn a_recording_plays_without_what_could_change_the_terminal() {
     assert!(bad.code == 1 && bad.stderr.contains("not a recording"), "{}", bad.stderr);
     assert_eq!(user.msh(&["play", "--speed=0", SESSION]).await.code, 2);
 }
+
+#[tokio::test]
+async fn a_damaged_recording_is_played_as_far_as_it_goes_and_told_of() {
+    let hub = Hub::start(Plan::default()).await;
+    let user = User::of(&hub).await;
+    let header = "{\"version\":2,\"width\":80,\"height\":24}\n";
+    for (rest, shown, code, told) in [
+        ("[0,\"o\",\"a\"]\n[0,\"o\",\"b", "a", 1, "damaged: the recording ends in the middle of line 3"),
+        (
+            "[0,\"o\",\"a\"]\nx\n[0,\"o\",\"c\"]\n",
+            "ac",
+            1,
+            "line 3 of the recording is not an event; bad lines are left out",
+        ),
+        ("", "", 0, "the recording holds no output"),
+    ] {
+        std::fs::write(user.path("x.cast"), format!("{header}{rest}")).unwrap();
+        let played = user.msh(&["play", user.path("x.cast").to_str().unwrap()]).await;
+        assert_eq!((played.stdout.as_str(), played.code), (shown, code), "{}", played.stderr);
+        assert!(played.stderr.contains(told), "{}", played.stderr);
+    }
+    std::fs::write(user.path("x.cast"), "").unwrap();
+    let empty = user.msh(&["play", user.path("x.cast").to_str().unwrap()]).await;
+    assert!(empty.code == 1 && empty.stderr.contains("the recording is empty"), "{}", empty.stderr);
+}
