@@ -33,6 +33,7 @@ mod openssh;
 mod peers;
 mod recording;
 mod refusal;
+mod rest;
 mod restart;
 mod terminal;
 mod terminate;

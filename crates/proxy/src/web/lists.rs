@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::header;
 use mezite_core::audit::{Event, EventType};
+use mezite_core::kind::{Kind, Role, RoleSpec, role_document};
 use mezite_net::clock;
 use mezite_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -140,7 +141,7 @@ pub(crate) struct Users {
 /// All users; for administrators.
 #[utoipa::path(get, path = "/v1/webapi/users", responses((status = 200, body = Users), (status = 403, body = super::ErrorBody)))]
 pub(crate) async fn users(State(web): State<Web>, caller: Caller) -> Result<Json<Users>, ApiError> {
-    only_admin(&web, &caller, "users").await?;
+    only_admin(&web, &caller, "list users").await?;
     let objects = all_objects(web, &caller, "user").await?;
     let users = objects.iter().map(|o| with_name(&o.name, parse(&o.spec))).collect();
     Ok(Json(Users { users }))
@@ -157,9 +158,17 @@ pub(crate) struct Roles {
 /// All roles; for administrators.
 #[utoipa::path(get, path = "/v1/webapi/roles", responses((status = 200, body = Roles), (status = 403, body = super::ErrorBody)))]
 pub(crate) async fn roles(State(web): State<Web>, caller: Caller) -> Result<Json<Roles>, ApiError> {
-    only_admin(&web, &caller, "roles").await?;
+    only_admin(&web, &caller, "list roles").await?;
     let objects = all_objects(web, &caller, "role").await?;
-    Ok(Json(Roles { roles: objects.iter().map(|o| parse(&o.spec)).collect() }))
+    Ok(Json(Roles { roles: objects.iter().map(role).collect() }))
+}
+
+/// A role that cannot be read is shown by its name and why.
+fn role(object: &v1::Object) -> Value {
+    match serde_json::from_slice::<RoleSpec>(&object.spec) {
+        Ok(spec) => role_document(&object.name, &spec),
+        Err(_) => json!({ "kind": Role::KIND, "metadata": { "name": object.name }, "error": object.error }),
+    }
 }
 
 /// Filters of the audit list.
@@ -217,20 +226,20 @@ pub(crate) async fn audit(
 }
 
 /// REST hands whole users and roles to administrators only (F504); a refusal is an event.
-async fn only_admin(web: &Web, caller: &Caller, resource: &str) -> Result<(), ApiError> {
+pub(super) async fn only_admin(web: &Web, caller: &Caller, what: &str) -> Result<(), ApiError> {
     let mut auth = web.auth.clone();
     let who = auth.who_am_i(caller.request(v1::WhoAmIRequest {})).await?.into_inner();
     if who.admin {
         return Ok(());
     }
     let event = Event::new(EventType::AuthzDenied, clock::uuid(), clock::now());
-    let mut event = event.resource("api", format!("list {resource}")).user(who.username, &who.roles);
+    let mut event = event.resource("api", what).user(who.username, &who.roles);
     event.client_ip = caller.address().to_owned();
-    event.error_message = "only administrators may list this through the web API".to_owned();
+    event.error_message = "only administrators may do this through the web API".to_owned();
     let json = serde_json::to_vec(&event).map_err(|_| ApiError::denied("the refusal cannot be noted"))?;
     let events = vec![json];
     auth.emit_audit_events(v1::EmitAuditEventsRequest { events }).await?;
-    Err(ApiError::denied(format!("only administrators may list {resource}")))
+    Err(ApiError::denied(format!("only administrators may {what}")))
 }
 
 async fn all_objects(mut web: Web, caller: &Caller, kind: &str) -> Result<Vec<v1::Object>, ApiError> {

@@ -11,6 +11,7 @@ mod login;
 mod openapi;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub(crate) fn router(web: Web) -> Router {
         .route("/v1/webapi/nodes", get(lists::nodes))
         .route("/v1/webapi/sessions", get(lists::sessions))
         .route("/v1/webapi/sessions/{id}/recording", get(lists::recording))
-        .route("/v1/webapi/users", get(lists::users))
+        .route("/v1/webapi/users", get(lists::users).post(users::create))
         .route("/v1/webapi/roles", get(lists::roles))
         .route("/v1/webapi/audit", get(lists::audit))
         .route("/v1/webapi/openapi.json", get(openapi::serve))

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use crate::web::{lists, login};
+use crate::web::{lists, login, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,7 @@ use crate::web::{lists, login};
         lists::sessions,
         lists::recording,
         lists::users,
+        users::create,
         lists::roles,
         lists::audit,
     )

@@ -37,6 +37,7 @@ pub(super) const ROUTES: &[(&str, &str, Who)] = &[
     ("GET", "/v1/webapi/sessions", Who::User),
     ("GET", "/v1/webapi/sessions/{id}/recording", Who::User),
     ("GET", "/v1/webapi/users", Who::Admin),
+    ("POST", "/v1/webapi/users", Who::Admin),
     ("GET", "/v1/webapi/roles", Who::Admin),
     ("GET", "/v1/webapi/audit", Who::Auditor),
 ];
