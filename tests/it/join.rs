@@ -22,6 +22,26 @@ fn the_token_line_is_the_documented_one() {
     assert!(words[6].ends_with("Z)") && words.len() == 7, "{line}");
 }
 
+/// What `tokens create` prints is enough to find the token in the list and to take it back, also by its id (F250–F252).
+#[test]
+fn a_token_is_deleted_by_what_create_printed() {
+    let setup = Setup::shared();
+    let created = setup.cluster.mezctl(&["tokens", "create"]);
+    let token = created.ok().split_whitespace().nth(2).unwrap().to_owned();
+    let name = &token[..12];
+    let list = || setup.cluster.mezctl(&["tokens", "ls"]).ok();
+    let line = list().lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(!list().contains(&token), "the list shows a secret");
+    setup.cluster.mezctl(&["tokens", "delete", &token]).ok();
+    assert!(!list().contains(name));
+    let id = line.split_whitespace().last().unwrap();
+    setup.cluster.mezctl(&["tokens", "delete", id]).refused(3);
+    setup.cluster.mezctl(&["tokens", "create", "--name=by-id"]).ok();
+    let line = list().lines().find(|line| line.starts_with("by-id ")).unwrap().to_owned();
+    setup.cluster.mezctl(&["tokens", "delete", line.split_whitespace().last().unwrap()]).ok();
+    assert!(!list().contains("by-id"));
+}
+
 #[test]
 fn a_spent_an_expired_and_an_unknown_token_are_refused() {
     let setup = Setup::shared();

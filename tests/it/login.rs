@@ -85,6 +85,29 @@ fn a_password_is_changed_by_its_owner() {
 }
 
 #[test]
+fn an_administrator_changes_a_user_and_resets_the_password() {
+    let setup = Setup::shared();
+    let (cluster, user) = (&setup.cluster, setup.somebody());
+    let shown = cluster.mezctl(&["users", "update", &user.name, "--logins=one,two", "--trait=team=x"]).ok();
+    assert!(shown.contains("one,two") && shown.contains("team=x"), "{shown}");
+    assert_eq!(cluster.mezctl(&["users", "update", &user.name, "--logins=a b"]).code, 2);
+    cluster.mezctl(&["users", "update", &user.name, "--roles=nothing"]).refused(2);
+    assert!(cluster.audit("user.update").iter().any(|event| event["resource_name"] == user.name.as_str()));
+
+    let invitation = cluster.mezctl(&["users", "reset-password", &user.name]).ok();
+    assert_ne!(user.try_login(&[], USER_PASSWORD).code, 0);
+    let text = user.msh(&["ls"]).refused(5);
+    assert!(text.contains("msh login"), "{text}");
+    let token = invitation.trim().rsplit_once("--token=").unwrap().1;
+    let proxy = format!("--proxy=localhost:{}", cluster.addr["https"].rsplit(':').next().unwrap());
+    let signup = ["signup", &proxy, &format!("--token={token}"), "--password-stdin"];
+    user.msh_with(&signup, b"another fine password\n").ok();
+    user.try_login(&[], "another fine password").ok();
+    cluster.mezctl_with(&["users", "reset-password", &user.name, "--password-stdin"], b"a third password\n").ok();
+    user.try_login(&[], "a third password").ok();
+}
+
+#[test]
 fn config_append_is_idempotent() {
     let setup = Setup::shared();
     let user = setup.somebody();

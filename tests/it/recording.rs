@@ -36,6 +36,15 @@ fn a_recording_plays_and_verifies_and_an_edit_is_named() {
     let file = user.home().join("x.cast");
     setup.cluster.mezctl(&["recordings", "download", &id, &format!("--out={}", file.display())]).ok();
     let cast = fs::read_to_string(&file).unwrap();
+    // Without --out it lands here, once.
+    let here = || {
+        let mut command = setup.cluster.mezctl_command();
+        command.current_dir(user.home()).args(["recordings", "download", &id]);
+        crate::process::run(command, b"")
+    };
+    assert!(here().ok().contains(&format!("{id}.cast")));
+    assert_eq!(fs::read_to_string(user.home().join(format!("{id}.cast"))).unwrap(), cast);
+    assert!(here().refused(1).contains("--out"));
     let head: Value = serde_json::from_str(cast.lines().next().unwrap()).unwrap();
     assert_eq!((&head["version"], &head["width"], &head["height"]), (&2.into(), &80.into(), &24.into()));
     assert!(cast.lines().skip(1).all(|line| serde_json::from_str::<(f64, String, String)>(line).is_ok()), "{cast}");

@@ -63,6 +63,15 @@ impl Tx {
         existed(done, username)
     }
 
+    /// Takes a user's password away: none matches.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`] when there is no such user.
+    pub async fn clear_password(&mut self, username: &str) -> Result<(), Fault> {
+        let sql = "UPDATE users SET password_hash = NULL WHERE name = $1";
+        existed(self.execute(sqlx::query(sql).bind(username)).await?, username)
+    }
+
     /// Starts a login session of a user until `expires_at`, and forgets sessions that have expired.
     ///
     /// # Errors
@@ -104,18 +113,22 @@ impl Tx {
         Ok(done)
     }
 
+    /// Takes back the invites of a user that were not used.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when the database cannot be written.
+    pub async fn revoke_invites(&mut self, username: &str) -> Result<(), Fault> {
+        let sql = "DELETE FROM invites WHERE used_at IS NULL AND user_id = (SELECT id FROM users WHERE name = $1)";
+        self.execute(sqlx::query(sql).bind(username)).await?;
+        Ok(())
+    }
+
     /// Makes an invite for a user until `expires_at`. Earlier invites of the user that were not used lose their effect.
     ///
     /// # Errors
     /// [`Fault::NotFound`] when there is no such user.
     pub async fn add_invite(&mut self, username: &str, token: &str, expires_at: OffsetDateTime) -> Result<(), Fault> {
-        self.execute(
-            sqlx::query(
-                "DELETE FROM invites WHERE used_at IS NULL AND user_id = (SELECT id FROM users WHERE name = $1)",
-            )
-            .bind(username),
-        )
-        .await?;
+        self.revoke_invites(username).await?;
         let insert = "INSERT INTO invites (token_hash, user_id, created_at, expires_at)
              SELECT $1, id, $3, $4 FROM users WHERE name = $2";
         self.add_token(insert, username, token, expires_at).await

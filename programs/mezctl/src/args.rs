@@ -118,6 +118,8 @@ pub(crate) enum Users {
         /// Name of the user
         name: String,
     },
+    Update(UpdateUser),
+    ResetPassword(ResetPassword),
     /// Delete a user; their sessions end
     #[command(visible_alias = "rm")]
     Delete(NamedUser),
@@ -141,6 +143,46 @@ pub(crate) struct CreateUser {
     /// A trait with its values; repeatable
     #[arg(long = "trait", value_name = "KEY=VALUE,…")]
     pub(crate) traits: Vec<String>,
+    /// Password; visible to other users of this machine, so rather use --password-stdin
+    #[arg(long, conflicts_with = "password_stdin")]
+    pub(crate) password: Option<String>,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+/// Change roles, logins or traits of a user. What is not named stays; live sessions that are no longer allowed end.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["roles", "logins", "traits"]))]
+pub(crate) struct UpdateUser {
+    /// Name of the user
+    pub(crate) name: Option<String>,
+    /// The same as NAME
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// All roles the user is to have
+    #[arg(long, value_delimiter = ',', value_name = "ROLE,…")]
+    pub(crate) roles: Option<Vec<String>>,
+    /// All OS logins the user is to have; `--logins=` for none
+    #[arg(long, value_delimiter = ',', value_name = "LOGIN,…")]
+    pub(crate) logins: Option<Vec<String>>,
+    /// A trait with all its values, `KEY=` to take it away; repeatable
+    #[arg(long = "trait", value_name = "KEY=VALUE,…")]
+    pub(crate) traits: Vec<String>,
+}
+
+/// End a user's password and print an invitation to choose another, or set one.
+///
+/// Their logins end at once. Certificates they hold are valid until they expire: `mezctl locks create` stops those too.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
+pub(crate) struct ResetPassword {
+    /// Name of the user
+    pub(crate) name: Option<String>,
+    /// The same as NAME
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
     /// Password; visible to other users of this machine, so rather use --password-stdin
     #[arg(long, conflicts_with = "password_stdin")]
     pub(crate) password: Option<String>,
@@ -206,7 +248,7 @@ pub(crate) enum Tokens {
     /// Delete a token
     #[command(visible_alias = "rm")]
     Delete {
-        /// Name or id of the token
+        /// Name or id of the token, or the token itself
         // Another name than the global --token, whose value it would take.
         #[arg(value_name = "TOKEN")]
         doomed: String,
@@ -271,9 +313,9 @@ pub(crate) enum Recordings {
     Download {
         /// Id of the session
         session: String,
-        /// The file; `-` for standard output
+        /// The file; `-` for standard output; without it, SESSION.cast here, unless that exists
         #[arg(long, short, value_name = "FILE")]
-        out: PathBuf,
+        out: Option<PathBuf>,
     },
     /// Check that a recording is whole and unchanged
     Verify {
@@ -317,7 +359,7 @@ pub(crate) enum Ca {
     /// Print the public keys of an authority
     Export {
         /// Which authority
-        #[arg(long = "type", value_enum)]
+        #[arg(long = "type", value_enum, value_name = "TYPE")]
         kind: Authority,
     },
 }
@@ -435,6 +477,9 @@ mod tests {
             "mezctl users create --username=alice --roles=a --logins=x,y --trait team=a,b --trait b=c --password-stdin",
             "mezctl users list",
             "mezctl users ls",
+            "mezctl users update alice --roles=developer --logins= --trait team=a,b",
+            "mezctl users reset-password alice",
+            "mezctl users reset-password --username=alice --password-stdin",
             "mezctl users delete --username=alice",
             "mezctl users rm alice",
             "mezctl roles create --from-file=role.yaml",
@@ -453,6 +498,7 @@ mod tests {
             "mezctl sessions terminate x",
             "mezctl recordings ls --user=alice",
             "mezctl recordings download x --out=/tmp/x.cast",
+            "mezctl recordings download x",
             "mezctl audit ls --type=access.denied --since=1h",
             "mezctl audit ls --user=alice --since=24h --limit 5 --format json",
             "mezctl audit verify",
@@ -476,6 +522,8 @@ mod tests {
         for line in [
             "mezctl users create --roles=a",
             "mezctl users create a --username=b --roles=a",
+            "mezctl users update alice",
+            "mezctl users update --roles=a",
             "mezctl users delete",
             "mezctl locks create --message=m",
             "mezctl locks create --user=a --role=b",

@@ -89,6 +89,7 @@ service! {
     put_object(PutObjectRequest) -> Object { objects::put }
     delete_object(DeleteObjectRequest) -> DeleteObjectReply { objects::delete }
     create_user(CreateUserRequest) -> CreateUserReply { users::create }
+    reset_password(ResetPasswordRequest) -> ResetPasswordReply { users::reset_password }
     create_token(CreateTokenRequest) -> CreateTokenReply { tokens::create }
     list_recordings(ListRecordingsRequest) -> ListRecordingsReply { recordings::list }
     verify_recording(VerifyRecordingRequest) -> VerifyRecordingReply { recordings::verify }

@@ -45,6 +45,7 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
     ("PutObject", Allowed::User),
     ("DeleteObject", Allowed::User),
     ("CreateUser", Allowed::Admin),
+    ("ResetPassword", Allowed::Admin),
     ("CreateToken", Allowed::Admin),
     ("ListSessions", Allowed::User),
     ("TerminateSession", Allowed::Admin),

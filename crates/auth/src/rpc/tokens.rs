@@ -17,6 +17,8 @@ use crate::login::secret;
 
 /// Life of a token when none is asked for.
 const DEFAULT_TTL: u32 = 3600;
+/// How many characters of a token without a name are its name.
+const NAME_LENGTH: usize = 12;
 /// Longest life of a token, in seconds.
 const MAX_TTL: u32 = 7 * 86_400;
 
@@ -32,8 +34,9 @@ pub(super) async fn create(hub: &Hub, caller: &Caller, request: CreateTokenReque
         expires: now + Duration::seconds(ttl.into()),
         labels: labels.into_iter().collect::<Labels>(),
     };
-    let name = if name.is_empty() { clock::uuid() } else { name };
     let secret = secret();
+    // Whoever was given the token finds it in the list; the rest of it is still 208 random bits.
+    let name = if name.is_empty() { secret.chars().take(NAME_LENGTH).collect() } else { name };
     let mut tx = hub.store.begin(now).await?;
     let token = tx.put::<Token>(&name, &spec, Expect::Absent).await?;
     tx.set_token_secret(&name, &secret).await?;
@@ -47,6 +50,7 @@ pub(super) async fn create(hub: &Hub, caller: &Caller, request: CreateTokenReque
         expires_unix: spec.expires.unix_timestamp(),
         ca_pin: pin(&hub.authorities.host)?,
         roles,
+        name,
     })
 }
 

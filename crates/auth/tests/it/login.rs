@@ -174,6 +174,38 @@ async fn an_invite_sets_the_first_password_once() {
     cluster.login("dave", PASSWORD).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_password_is_reset_by_an_administrator() {
+    let cluster = Cluster::new().await;
+    let mut admin = cluster.admin().await;
+    let mut alice = cluster.new_user("alice", &["access"], &[]).await;
+    let reset = |name: &str, password: &str| ResetPasswordRequest { name: name.into(), password: password.into() };
+    let unknown = admin.client.reset_password(admin.with(reset("nobody", ""))).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+
+    let invited = admin.client.reset_password(admin.with(reset("alice", ""))).await.unwrap().into_inner();
+    assert_eq!((invited.invite_token.len(), invited.proxy_addr.as_str()), (64, "hub.example.com:443"));
+    cluster.login("alice", PASSWORD).await.unwrap_err();
+    cluster.login("alice", "").await.unwrap_err();
+    let who = alice.client.who_am_i(alice.with(WhoAmIRequest {})).await.unwrap_err();
+    assert_eq!(who.code(), Code::Unauthenticated, "what she was logged in with has ended");
+
+    let other = "another password";
+    let set = admin.client.reset_password(admin.with(reset("alice", other))).await.unwrap().into_inner();
+    assert_eq!(set.invite_token, "");
+    let redeem = RedeemInviteRequest { token: invited.invite_token, password: PASSWORD.into() };
+    cluster.nobody().redeem_invite(redeem).await.unwrap_err();
+    cluster.login("alice", other).await.unwrap();
+    let short = admin.client.reset_password(admin.with(reset("alice", "short"))).await.unwrap_err();
+    assert_eq!(short.code(), Code::InvalidArgument);
+
+    // One's own session outlives the change, so that a lost invite locks nobody out.
+    admin.client.reset_password(admin.with(reset("admin", PASSWORD))).await.unwrap();
+    let events = crate::sessions::events(&mut admin, "user.password.changed").await;
+    assert_eq!(events.len(), 3);
+    assert_eq!((&events[1]["user_name"], &events[1]["resource_name"]), (&"admin".into(), &"alice".into()));
+}
+
 pub(crate) async fn lock(cluster: &Cluster, user: &str) {
     let mut admin = cluster.admin().await;
     let spec = serde_json::json!({ "target_type": "user", "target": user }).to_string().into_bytes();

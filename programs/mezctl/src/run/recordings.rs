@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mezite_client::admin::refused;
 use mezite_client::{Error, Result, cli};
-use mezite_core::Fault;
 use mezite_core::text::{Table, escape_control};
+use mezite_core::{Fault, name};
 use mezite_proto::v1::{self, RecordingInfo};
 use serde_json::{Value, json};
 use tonic::Streaming;
@@ -24,7 +24,7 @@ pub(super) async fn run(mut context: Context, command: Recordings) -> Result<()>
             let records: Vec<Value> = recordings.iter().map(record).collect();
             context.format.print(&records, |_| table(&recordings))
         }
-        Recordings::Download { session, out } => download(context, session, &out).await,
+        Recordings::Download { session, out } => download(context, session, out).await,
         Recordings::Verify { session } => verify(context, session).await,
     }
 }
@@ -68,8 +68,13 @@ fn record(recording: &RecordingInfo) -> Value {
     })
 }
 
-/// The file appears under its name only when it is whole.
-async fn download(mut context: Context, session: String, out: &Path) -> Result<()> {
+/// The file appears under its name only when it is whole. One that was not named on the command line is never replaced.
+async fn download(mut context: Context, session: String, out: Option<PathBuf>) -> Result<()> {
+    let out = match out {
+        Some(out) => out,
+        None => beside(&session)?,
+    };
+    let out = out.as_path();
     let mut request = context.admin.request(v1::DownloadRecordingRequest { session_id: session })?;
     // A long recording takes as long as it takes.
     request.metadata_mut().remove("grpc-timeout");
@@ -83,10 +88,23 @@ async fn download(mut context: Context, session: String, out: &Path) -> Result<(
     let partial = Path::new(&partial);
     let copied = copy(parts, File::create(partial).map_err(failed)?, failed).await;
     let kept = copied.and_then(|file| file.sync_all().and_then(|()| std::fs::rename(partial, out)).map_err(failed));
-    if kept.is_err() {
+    if let Err(error) = kept {
         let _ = std::fs::remove_file(partial);
+        return Err(error);
     }
-    kept
+    cli::print(&format!("Wrote {}; play it with `msh play {0}`\n", out.display()))
+}
+
+/// `ID.cast` in this directory.
+fn beside(session: &str) -> Result<PathBuf> {
+    if !name::is_uuid(session) {
+        return Err(Fault::NotFound("no such session; see `mezctl recordings ls`".into()).into());
+    }
+    let out = PathBuf::from(format!("{session}.cast"));
+    match out.symlink_metadata() {
+        Ok(_) => Err(Error::Local(format!("{} is here already; name another file with --out", out.display()))),
+        Err(_) => Ok(out),
+    }
 }
 
 async fn copy<W: Write>(

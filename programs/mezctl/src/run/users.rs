@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use mezite_client::Result;
 use mezite_client::address::{Address, WEB_PORT};
 use mezite_client::admin::refused;
 use mezite_client::cli;
 use mezite_client::error::invalid;
+use mezite_client::{Error, Result};
 use mezite_core::kind::{Kind, User, UserSpec};
+use mezite_core::name;
 use mezite_core::text::{Table, escape_control};
 use mezite_proto::v1::{self, Object};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, either, encode, moment, record, records, spec};
-use crate::args::{CreateUser, Users};
+use crate::args::{CreateUser, ResetPassword, UpdateUser, Users};
 
 /// The trait that role templates know as `{{internal.logins}}`.
 const LOGINS: &str = "logins";
@@ -29,6 +30,8 @@ pub(super) async fn run(mut context: Context, command: Users) -> Result<()> {
             let user = context.admin.get(User::KIND, &name).await?;
             context.format.print(&record(&user), |_| table(std::slice::from_ref(&user)))
         }
+        Users::Update(args) => update(context, args).await,
+        Users::ResetPassword(args) => reset_password(context, args).await,
         Users::Delete(args) => {
             let name = either(args.name, args.username)?;
             context.admin.delete(User::KIND, &name).await?;
@@ -55,39 +58,114 @@ fn table(users: &[Object]) -> Table {
 
 async fn create(mut context: Context, args: CreateUser) -> Result<()> {
     let name = either(args.name, args.username)?;
-    let mut traits = traits(&args.traits)?;
-    if !args.logins.is_empty() {
-        traits.insert(LOGINS.to_owned(), args.logins);
-    }
-    let user = UserSpec { roles: args.roles, traits };
+    let mut user = UserSpec { roles: args.roles, ..UserSpec::default() };
+    change(&mut user, None, Some(args.logins).filter(|logins| !logins.is_empty()), &args.traits)?;
     User::validate(&name, &user)?;
-    let password = match (args.password, args.password_stdin) {
-        (None, false) => String::new(),
-        (flag, stdin) => cli::password(flag, stdin, "").await?.to_string(),
-    };
+    let password = given_password(args.password, args.password_stdin).await?;
     let request = v1::CreateUserRequest { name: name.clone(), spec: encode(&user)?, password };
     let request = context.admin.request(request)?;
     let reply = context.admin.auth.create_user(request).await.map_err(refused)?.into_inner();
-    let mut answer = reply.user.as_ref().map(record).unwrap_or_default();
-    if let (Some(fields), false) = (answer.as_object_mut(), reply.invite_token.is_empty()) {
-        fields.insert("invite_token".into(), json!(reply.invite_token));
-        fields.insert("invite_expires".into(), json!(moment(reply.invite_expires_unix)));
-    }
-    let proxy = match reply.proxy_addr.as_str() {
-        "" => Address { host: context.address.host, port: WEB_PORT }.to_string(),
-        given => escape_control(given).into_owned(),
+    let answer = reply.user.as_ref().map(record).unwrap_or_default();
+    let done = format!("User {name} created (roles: {})", user.roles.join(","));
+    let invite = Invite {
+        token: reply.invite_token,
+        expires: moment(reply.invite_expires_unix),
+        proxy: at(&context, reply.proxy_addr),
     };
-    context.format.print_text(&answer, |_| {
-        let mut text = format!("User {name} created (roles: {})\n", user.roles.join(","));
-        if !reply.invite_token.is_empty() {
-            text.push_str(&format!(
-                "Invitation, for one use until {}:\n  msh signup --proxy={proxy} --token={}\n",
-                moment(reply.invite_expires_unix),
-                reply.invite_token
-            ));
+    invite.print(&context, answer, &done)
+}
+
+/// The spec is written against the revision that was read: a change in between is a conflict, not lost.
+async fn update(mut context: Context, args: UpdateUser) -> Result<()> {
+    let name = either(args.name, args.username)?;
+    let user = context.admin.get(User::KIND, &name).await?;
+    let mut changed = spec::<User>(&user).map_err(Error::Local)?;
+    change(&mut changed, args.roles, args.logins, &args.traits)?;
+    User::validate(&user.name, &changed)?;
+    let stored = context.admin.put(User::KIND, &user.name, encode(&changed)?, Some(user.revision)).await?;
+    context.format.print(&record(&stored), |_| table(std::slice::from_ref(&stored)))
+}
+
+async fn reset_password(mut context: Context, args: ResetPassword) -> Result<()> {
+    let name = either(args.name, args.username)?;
+    let password = given_password(args.password, args.password_stdin).await?;
+    let request = context.admin.request(v1::ResetPasswordRequest { name: name.clone(), password })?;
+    let reply = context.admin.auth.reset_password(request).await.map_err(refused)?.into_inner();
+    let done = format!(
+        "Password of {} {}",
+        escape_control(&name),
+        if reply.invite_token.is_empty() { "set" } else { "ended" }
+    );
+    let invite = Invite {
+        token: reply.invite_token,
+        expires: moment(reply.invite_expires_unix),
+        proxy: at(&context, reply.proxy_addr),
+    };
+    invite.print(&context, json!({ "name": name }), &done)
+}
+
+/// Empty for none: the hub then makes an invitation.
+async fn given_password(flag: Option<String>, stdin: bool) -> Result<String> {
+    match (flag, stdin) {
+        (None, false) => Ok(String::new()),
+        (flag, stdin) => Ok(cli::password(flag, stdin, "").await?.to_string()),
+    }
+}
+
+/// Where an invitation is redeemed: what the hub says, else the host of Auth.
+fn at(context: &Context, told: String) -> String {
+    if told.is_empty() { Address { host: context.address.host.clone(), port: WEB_PORT }.to_string() } else { told }
+}
+
+/// An invitation; without a token there is none.
+struct Invite {
+    token: String,
+    expires: String,
+    proxy: String,
+}
+
+impl Invite {
+    fn print(&self, context: &Context, mut record: Value, done: &str) -> Result<()> {
+        if let (Some(fields), false) = (record.as_object_mut(), self.token.is_empty()) {
+            fields.insert("invite_token".into(), json!(self.token));
+            fields.insert("invite_expires".into(), json!(self.expires));
         }
-        text
-    })
+        context.format.print_text(&record, |_| match self.token.as_str() {
+            "" => format!("{done}\n"),
+            token => format!(
+                "{done}\nInvitation, for one use until {}:\n  msh signup --proxy={} --token={token}\n",
+                self.expires,
+                escape_control(&self.proxy)
+            ),
+        })
+    }
+}
+
+/// Puts what was named into the spec; an empty word names nothing.
+fn change(
+    user: &mut UserSpec,
+    roles: Option<Vec<String>>,
+    logins: Option<Vec<String>>,
+    given: &[String],
+) -> Result<()> {
+    let named = |words: Vec<String>| words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>();
+    if let Some(roles) = roles {
+        user.roles = named(roles);
+    }
+    let mut traits = traits(given)?;
+    if let Some(logins) = logins {
+        traits.insert(LOGINS.to_owned(), named(logins));
+    }
+    for login in traits.get(LOGINS).into_iter().flatten() {
+        name::login(login).map_err(|error| invalid("--logins", format!("{login:?} {}", error.message)))?;
+    }
+    for (key, values) in traits {
+        match values.is_empty() {
+            true => user.traits.remove(&key),
+            false => user.traits.insert(key, values),
+        };
+    }
+    Ok(())
 }
 
 /// `--trait k=v1,v2`, repeatable.
@@ -103,4 +181,25 @@ fn traits(given: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
         }
     }
     Ok(traits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Option<Vec<String>> {
+        Some(text.split(',').map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let mut user = UserSpec::default();
+        change(&mut user, words("dev"), words("bob,root"), &["team=a,b".into(), "x=1".into()]).unwrap();
+        change(&mut user, None, None, &["x=".into()]).unwrap();
+        assert_eq!((user.roles.as_slice(), user.traits.len()), (&["dev".to_owned()][..], 2));
+        change(&mut user, words(""), words(""), &[]).unwrap();
+        assert_eq!((user.roles.len(), user.traits.keys().map(String::as_str).collect::<Vec<_>>()), (0, vec!["team"]));
+        let bad = change(&mut user, None, words("a b"), &[]).unwrap_err().to_string();
+        assert!(bad.starts_with("--logins: \"a b\" must not hold ' '"), "{bad}");
+    }
 }
