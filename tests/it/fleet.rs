@@ -24,8 +24,7 @@ fn online(cluster: &Cluster) -> usize {
 }
 
 #[track_caller]
-fn wait_all_online(cluster: &Cluster, what: &str) {
-    let begin = Instant::now();
+fn wait_all_online(cluster: &Cluster, what: &str, begin: Instant) {
     assert!(within(PATIENCE, || online(cluster) == AGENTS), "{what}: {} of {AGENTS} are online", online(cluster));
     println!("{what}: {:.0} s; the hub takes {} KiB", begin.elapsed().as_secs_f64(), pss_kib(cluster.hub.pid()));
 }
@@ -45,11 +44,12 @@ fn five_hundred_agents_on_one_hub() {
     let os = OsUser::create();
     let mut cluster = Cluster::start();
     println!("an idle hub takes {} KiB", pss_kib(cluster.hub.pid()));
+    let begin = Instant::now();
     for n in 0..AGENTS {
         let command = cluster.agent_command(&format!("node-{n}"), &cluster.join_token("1h"));
         cluster.start_agent(&format!("node-{n}"), command);
     }
-    wait_all_online(&cluster, "joined");
+    wait_all_online(&cluster, "joined", begin);
     let alice = cluster.user("alice", "access", &os.name);
     let enter = |n: usize| {
         let out = alice.ssh(&[&format!("{}@node-{n}.mezite", os.name), "id -un"]);
@@ -60,7 +60,7 @@ fn five_hundred_agents_on_one_hub() {
 
     cluster.stop_hub(Signal::SIGKILL);
     cluster.start_hub();
-    wait_all_online(&cluster, "back after a kill of the hub");
+    wait_all_online(&cluster, "back after a kill of the hub", Instant::now());
     [1, AGENTS - 2].into_iter().for_each(enter);
     cluster.mezctl(&["audit", "verify"]).ok();
 }

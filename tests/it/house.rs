@@ -131,3 +131,23 @@ fn flows_name_files_that_exist() {
         }
     }
 }
+
+#[test]
+fn the_testing_page_names_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    let mut seen = 0;
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        let mut source = String::new();
+        for word in row.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                source = fs::read_to_string(root().join(word)).unwrap_or_else(|e| panic!("{word}: {e}"));
+            } else if !source.is_empty()
+                && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            {
+                assert!(source.contains(&format!("fn {word}(")), "docs/testing.md names {word}, which is not there");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
