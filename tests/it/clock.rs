@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::cluster::{Cluster, USER_PASSWORD};
 use crate::os_user::OsUser;
-use crate::process::{run, tool};
+use crate::process::{run, tool, wait_for};
 use crate::setup::Setup;
 
 /// The program of `command` with a time of day that is the true one moved by what `file` says; the monotonic clock stays.
@@ -50,6 +50,15 @@ fn an_agent_whose_clock_is_slow_or_fast() {
     // Half a minute is nothing.
     fs::write(&clock, "+30s").unwrap();
     ssh().ok();
+    // An agent that starts with a slow clock waits until it is set.
+    drop(cluster.agents.remove("node-1"));
+    cluster.wait_status("node-1", "offline");
+    fs::write(&clock, "-3m").unwrap();
+    let again = shifted(&cluster.agent_command("node-1", "spent"), &clock);
+    cluster.start_agent("node-1-again", again);
+    wait_for("the agent to name the clock", || cluster.agents["node-1-again"].log().contains("clock is slow"));
+    fs::write(&clock, "+0s").unwrap();
+    cluster.wait_status("node-1", "online");
 }
 
 #[test]

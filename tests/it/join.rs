@@ -175,7 +175,22 @@ fn the_right_pin_and_an_unreachable_tunnel() {
         .env("MEZITE_PROXY_ADDR", format!("127.0.0.1:{port}"));
     let agent = Program::start(command, cluster.path("node-no-tunnel.log"));
     wait_for("the agent to name the tunnel's address", || agent.log().contains(&format!("127.0.0.1:{port}")));
-    assert_eq!(cluster.status("node-no-tunnel"), "offline");
+    drop(agent);
+    // A door of the hub, and not the right one.
+    let command = |proxy: &str| {
+        let mut command = cluster.agent_command("node-no-tunnel", token["token"].as_str().unwrap());
+        command.env("MEZITE_PROXY_ADDR", proxy);
+        command
+    };
+    for door in ["https", "auth", "ssh"] {
+        let out = run(command(&cluster.addr[door]), b"");
+        assert_ne!(out.code, 0, "{door}: {out:?}");
+        assert!(out.stderr.contains("MEZITE_PROXY_ADDR"), "{door}: {out:?}");
+    }
+    assert_eq!(cluster.status("node-no-tunnel"), "", "it is in the inventory");
+    // The token was not spent.
+    let _agent = Program::start(command(&cluster.addr["tunnel"]), cluster.path("node-no-tunnel-2.log"));
+    cluster.wait_status("node-no-tunnel", "online");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use crate::config::AgentConfig;
 use crate::place::{Place, PlaceError};
+use crate::tunnel;
 
 /// Life of a host certificate, in seconds (F163).
 const CERTIFICATE_LIFE: u64 = 24 * 3600;
@@ -59,6 +60,12 @@ pub enum JoinError {
     /// Auth cannot be reached.
     #[error("the auth service cannot be reached: {0}")]
     Dial(#[from] DialError),
+    /// The tunnel cannot be reached.
+    #[error("the proxy cannot be reached: MEZITE_PROXY_ADDR: {0}")]
+    Tunnel(#[source] DialError),
+    /// Something else of the hub listens there.
+    #[error("MEZITE_PROXY_ADDR: no tunnel ends at {0}; give the hub's proxy.tunnel_listen_addr, port 3024 by default")]
+    NotTunnel(String),
     /// Auth could be reached and did not answer.
     #[error("the auth service is unavailable: {0}")]
     Unavailable(String),
@@ -81,9 +88,14 @@ impl JoinError {
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::Unavailable(_) => true,
-            Self::Dial(error) => matches!(error, DialError::Tcp { .. }),
+            Self::Dial(error) | Self::Tunnel(error) => matches!(error, DialError::Tcp { .. }),
             _ => false,
         }
+    }
+
+    /// True when a node that has joined may be taken back later: a clock that is off makes every certificate look wrong.
+    pub(crate) fn may_heal(&self) -> bool {
+        matches!(self, Self::Dial(DialError::Tls { .. } | DialError::NotHttp2 { .. }))
     }
 }
 
@@ -122,15 +134,17 @@ async fn first_time(config: &AgentConfig, place: &Place) -> Result<HostIdentity,
         return Err(JoinError::NoToken);
     }
     let observed = Observed::default();
-    let trust = match config.ca_pin {
-        Some(pin) => Trust::Pin(pin),
-        None => {
-            tracing::warn!("MEZITE_CA_PIN is not set: the certificate authority shown now is trusted and kept");
-            Trust::FirstUse(observed.clone())
-        }
-    };
-    let to_auth = tls::client_config(trust, None, ALPN_H2, true)?;
+    let trust = || config.ca_pin.map_or_else(|| Trust::FirstUse(observed.clone()), Trust::Pin);
+    if config.ca_pin.is_none() {
+        tracing::warn!("MEZITE_CA_PIN is not set: the certificate authority shown now is trusted and kept");
+    }
+    let to_auth = tls::client_config(trust(), None, ALPN_H2, true)?;
     let channel = rpc::connect(Dialer::new(vec![config.auth_addr.clone()], to_auth)?).await?;
+    // A node without a tunnel is of no use, and the token is good for one attempt.
+    let tunnel = tunnel::dialer(config, trust(), None)?;
+    if !tunnel.demands_certificate().await.map_err(JoinError::Tunnel)? {
+        return Err(JoinError::NotTunnel(config.proxy_addr.clone()));
+    }
     let request = HostRequest {
         token: config.join_token.0.clone(),
         role: "node",
@@ -219,4 +233,22 @@ async fn renew(
     place.save(&identity, node_name)?;
     tls.replace(identity.tls()?)?;
     Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_sends_away_whoever_has_not_joined_and_nobody_else() {
+        let (address, source) = ("hub:3025".to_owned(), io::ErrorKind::InvalidData.into());
+        let tls = JoinError::Dial(DialError::Tls { address: address.clone(), source });
+        assert!(!tls.is_temporary() && tls.may_heal());
+        let away = || DialError::Tcp { address: address.clone(), source: io::ErrorKind::ConnectionRefused.into() };
+        assert!(JoinError::Dial(away()).is_temporary() && JoinError::Tunnel(away()).is_temporary());
+        let revoked = JoinError::from(Status::permission_denied("this node was deleted"));
+        assert!(!revoked.is_temporary() && !revoked.may_heal());
+    }
 }

@@ -25,9 +25,8 @@ use std::time::Duration;
 
 use mezite_core::audit::Event;
 use mezite_net::backoff::Backoff;
-use mezite_net::dial::Dialer;
 use mezite_net::host::HostIdentity;
-use mezite_net::tls::{self, ALPN_H2, LiveRoots, PeerRole, Trust};
+use mezite_net::tls::{LiveRoots, PeerRole, Trust};
 use mezite_net::watch::Cluster;
 use mezite_proto::v1;
 use mezite_proto::v1::auth_client::AuthClient;
@@ -69,13 +68,13 @@ struct Agent {
 }
 
 impl Agent {
-    /// Tells Auth of a refusal. Nothing privileged follows from it, so it does not wait.
+    /// Tells Auth of a refusal or a forward. Nothing privileged follows from it, so it does not wait.
     fn report(&self, event: Event) {
         let mut auth = self.auth.clone();
         tokio::spawn(async move {
             let Ok(json) = serde_json::to_vec(&event) else { return };
             if let Err(status) = auth.emit_audit_events(v1::EmitAuditEventsRequest { events: vec![json] }).await {
-                tracing::error!(error = status.message(), "a refusal could not be reported");
+                tracing::error!(error = status.message(), "an event could not be reported");
             }
         });
     }
@@ -93,12 +92,6 @@ pub enum RunError {
     /// The spool or the outbox cannot be used.
     #[error("the agent's data directory cannot be used: {0}")]
     Storage(#[from] std::io::Error),
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] tls::TlsError),
-    /// The proxy's address cannot be used.
-    #[error("MEZITE_PROXY_ADDR: {0}")]
-    Proxy(#[from] mezite_net::dial::DialError),
 }
 
 /// Runs an agent until `stop`. `starter` is the program that starts sessions; `ready` is called once, when the node has joined.
@@ -120,7 +113,8 @@ pub async fn run(
     }
     let Some(member) = join_patiently(&config, &place, &stop).await? else { return Ok(()) };
     let Member { identity, tls: own_tls, roots, auth } = member;
-    let proxy = proxy_dialer(&config, Arc::clone(&roots), Arc::clone(&own_tls))?;
+    let trust = Trust::Roots(Arc::clone(&roots), Some(PeerRole::Proxy));
+    let proxy = tunnel::dialer(&config, trust, Some(Arc::clone(&own_tls)))?;
     let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "user", "trust", "termination"], stop.clone());
     let (renewed, current) = watch::channel(Arc::new(identity));
     let first = Arc::clone(&current.borrow());
@@ -153,7 +147,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Tries until it has joined, is refused, or is stopped. A hub that is away is waited for.
+/// Tries until it has joined, is refused, or is stopped. A hub that is away is waited for; a node that has joined also waits
+/// until clocks and certificates are in order again.
 async fn join_patiently(
     config: &AgentConfig,
     place: &Place,
@@ -163,6 +158,9 @@ async fn join_patiently(
     loop {
         match join::join(config, place).await {
             Ok(member) => return Ok(Some(member)),
+            Err(error) if place.is_joined() && error.may_heal() => {
+                tracing::warn!(%error, "the cluster does not take this node back yet; trying again");
+            }
             Err(error) if error.is_temporary() => tracing::warn!(%error, "cannot join yet; trying again"),
             Err(error) => return Err(error.into()),
         }
@@ -171,16 +169,6 @@ async fn join_patiently(
             () = tokio::time::sleep(backoff.next(None)) => {}
         }
     }
-}
-
-fn proxy_dialer(config: &AgentConfig, roots: Arc<LiveRoots>, own: Arc<tls::LiveIdentity>) -> Result<Dialer, RunError> {
-    let inner = tls::client_config(Trust::Roots(roots, Some(PeerRole::Proxy)), Some(own), ALPN_H2, true)?;
-    let dialer = Dialer::new(vec![config.proxy_addr.clone()], inner)?;
-    if !config.tls_wrap {
-        return Ok(dialer);
-    }
-    let outer = Trust::System { extra_pem: config.outer_roots_pem.clone() };
-    Ok(dialer.wrapped_in(tls::client_config(outer, None, ALPN_H2, false)?))
 }
 
 /// Follows the cluster's roots.

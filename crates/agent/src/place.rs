@@ -94,6 +94,11 @@ impl Place {
         self.agent().join(name)
     }
 
+    /// Whether this node has joined a cluster.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.file("node.json").exists()
+    }
+
     /// The identity of an agent that has joined, and the name it joined under.
     ///
     /// # Errors

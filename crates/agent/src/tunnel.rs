@@ -6,6 +6,7 @@ use std::time::Duration;
 use mezite_net::backoff::Backoff;
 use mezite_net::dial::Dialer;
 use mezite_net::rpc::{self, DIAL_ID};
+use mezite_net::tls::{self, ALPN_H2, LiveIdentity, Trust};
 use mezite_net::tunnel::{TunnelStream, queue};
 use mezite_proto::v1;
 use mezite_proto::v1::control_down::Message as Down;
@@ -18,8 +19,9 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::Agent;
-use crate::ssh;
+use crate::config::AgentConfig;
+use crate::join::JoinError;
+use crate::{Agent, ssh};
 
 /// Messages waiting to be sent to the proxy.
 const CONTROL_QUEUE: usize = 256;
@@ -30,6 +32,20 @@ const GOOD: Duration = Duration::from_secs(30);
 
 /// Where an SSH connection tells the proxy about refused forwards and sessions.
 pub(crate) type ControlSender = mpsc::Sender<v1::ControlUp>;
+
+/// Dials the tunnel of the configuration; `own` is the node's certificate, once it has one.
+///
+/// # Errors
+/// [`JoinError`] for an address or roots that cannot be used.
+pub(crate) fn dialer(config: &AgentConfig, trust: Trust, own: Option<Arc<LiveIdentity>>) -> Result<Dialer, JoinError> {
+    let inner = tls::client_config(trust, own, ALPN_H2, true)?;
+    let dialer = Dialer::new(vec![config.proxy_addr.clone()], inner).map_err(JoinError::Tunnel)?;
+    if !config.tls_wrap {
+        return Ok(dialer);
+    }
+    let outer = Trust::System { extra_pem: config.outer_roots_pem.clone() };
+    Ok(dialer.wrapped_in(tls::client_config(outer, None, ALPN_H2, false)?))
+}
 
 /// Keeps a tunnel up until `stop`.
 pub(crate) async fn run(agent: Arc<Agent>, dialer: Dialer, stop: CancellationToken) {

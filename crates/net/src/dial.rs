@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{CertificateError, ClientConfig, OtherError};
+use rustls::{AlertDescription, CertificateError, ClientConfig, OtherError};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -137,6 +137,18 @@ impl Dialer {
         self.dial().await.map(|(_, stream)| stream)
     }
 
+    /// Whether the service takes no connection without a client certificate: of a hub's doors only the tunnel's does. For a
+    /// caller that has none yet.
+    ///
+    /// # Errors
+    /// Those of [`Dialer::connect`].
+    pub async fn demands_certificate(&self) -> Result<bool, DialError> {
+        let mut stream = self.connect().await?;
+        // In TLS 1.3 the server says so after the client's own handshake is done.
+        let Ok(Err(error)) = tokio::time::timeout(CONNECT_TIMEOUT, stream.read_u8()).await else { return Ok(false) };
+        Ok(matches!(tls_error(&error), Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired))))
+    }
+
     /// Like [`Dialer::connect`], and refuses a server that did not choose HTTP/2.
     pub(crate) async fn connect_http2(&self) -> Result<Stream, DialError> {
         let (address, stream) = self.dial().await?;
@@ -183,11 +195,22 @@ async fn handshake(
 
 /// The reason in words of ours where TLS has none that help.
 fn reason(source: &io::Error) -> String {
-    match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    use CertificateError as C;
+    match tls_error(source) {
         Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS; check the port".to_owned(),
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) => other.to_string(),
+        Some(rustls::Error::InvalidCertificate(C::Other(OtherError(other)))) => other.to_string(),
+        Some(rustls::Error::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. })) => {
+            "its certificate is not valid yet: this machine's clock is slow, or the server's is fast".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. })) => {
+            "its certificate has expired, or this machine's clock is fast".to_owned()
+        }
         _ => source.to_string(),
     }
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 fn server_name(address: &str) -> Result<ServerName<'static>, DialError> {
@@ -203,6 +226,8 @@ mod tests {
     fn tls_failures_are_said_in_words() {
         let said = |error: rustls::Error| reason(&io::Error::new(io::ErrorKind::InvalidData, error));
         assert!(said(rustls::InvalidMessage::InvalidContentType.into()).contains("check the port"));
+        assert!(said(CertificateError::NotValidYet.into()).contains("clock is slow"));
+        assert!(said(CertificateError::Expired.into()).contains("clock is fast"));
         let pin = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
         let other = OtherError(Arc::new(crate::tls::PinMismatch { expected: pin }));
         let mismatch = said(CertificateError::Other(other).into());

@@ -71,6 +71,27 @@ async fn hub() -> Hub {
     Hub { channel, calls: Mutex::new(calls), stop, running }
 }
 
+/// A service at a free port; it ends with the test.
+async fn serve(ca: &Ca, clients: ClientAuth) -> String {
+    let listener = Listener::bind("127.0.0.1:0", Limits::default()).await.unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let (streams, _) = mpsc::channel(1);
+    let app = rpc::router(Routes::new(TunnelServer::new(Server { streams })));
+    let options = Options { tls: Some(ca.server(clients)), bulk: true, drain: Duration::ZERO };
+    tokio::spawn(http::serve(listener, app, options, CancellationToken::new()));
+    address
+}
+
+#[tokio::test]
+async fn a_door_that_wants_a_certificate_is_told_from_one_that_does_not() {
+    let ca = Ca::new();
+    let tls = client_config(Trust::Roots(ca.roots(), None), None, ALPN_H2, true).unwrap();
+    for (clients, demands) in [(ClientAuth::Required(ca.roots()), true), (ClientAuth::Optional(ca.roots()), false)] {
+        let dialer = Dialer::new(vec![serve(&ca, clients).await], Arc::clone(&tls)).unwrap();
+        assert_eq!(dialer.demands_certificate().await.unwrap(), demands);
+    }
+}
+
 impl Hub {
     /// Both ends of one call: the agent's, and the hub's.
     async fn call(&self) -> (TunnelStream, TunnelStream) {
