@@ -1,5 +1,7 @@
 //! A lock cuts what runs, refuses what comes, and is lifted again.
 
+use std::io::Write;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::process::{Client, wait_for};
@@ -128,4 +130,26 @@ fn a_session_does_not_outlive_its_certificate_or_its_role() {
     let told = ended_by(&setup, &user, LIFE + BOUND, || ());
     // The certificate lives no longer than the role lets a session live: whichever is noticed first.
     assert!(told.contains("longest session") || told.contains("certificate has expired"), "{told}");
+}
+
+#[test]
+fn a_connection_that_only_forwards_is_an_event_and_ends_with_a_reason() {
+    let setup = Setup::shared();
+    let user = setup.somebody();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = service.local_addr().unwrap().to_string();
+    let mut client = Client::start(user.ssh_command(&["-W", &target, &setup.target()]));
+    let (mut served, _) = service.accept().unwrap();
+    served.write_all(b"hello").unwrap();
+    client.expect("hello");
+    wait_for("the event", || !setup.cluster.audit_of("session.port_forward", &user.name).is_empty());
+    let event = &setup.cluster.audit_of("session.port_forward", &user.name)[0];
+    assert_eq!((&event["details"]["target"], &event["success"]), (&target.into(), &true.into()), "{event:#?}");
+
+    let lock = format!("--user={}", user.name);
+    setup.cluster.mezctl(&["locks", "create", &lock, "--message=no forwards either"]).ok();
+    let begin = Instant::now();
+    let out = client.wait();
+    assert!(begin.elapsed() < BOUND, "it took {:?}", begin.elapsed());
+    assert!(out.stderr.contains("no forwards either"), "{out:?}");
 }

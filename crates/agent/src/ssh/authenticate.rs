@@ -178,6 +178,16 @@ pub(super) fn decide(agent: &Agent, view: &View, identity: &Identity, login: &st
     Ok(permit)
 }
 
+/// Tells Auth of a forward that begins: without a session on the connection nothing else would.
+pub(super) fn report_forward(admitted: &Admitted, target: &str) {
+    let Admitted { agent, identity, login, dial, .. } = admitted;
+    let source = dial.grant.client_addr.parse::<SocketAddr>().ok().map(|peer| peer.ip());
+    let mut event = denial(agent, &identity.user, login, source, "", EventType::SessionPortForward);
+    event.user_roles.clone_from(&identity.roles);
+    event.success = true;
+    agent.report(event.detail("target", target));
+}
+
 fn denial(agent: &Agent, user: &str, login: &str, source: Option<IpAddr>, reason: &str, kind: EventType) -> AuditEvent {
     let mut event = AuditEvent::new(kind, clock::uuid(), clock::now()).resource("node", agent.node_name.as_str());
     event.user_name = user.to_owned();

@@ -9,13 +9,13 @@ mod forward;
 mod leader;
 mod pump;
 mod session;
+mod verdict;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mezite_core::identity::Identity;
 use mezite_core::rbac::Permit;
-use mezite_net::ssh::{ChannelOpen, Connection, Event, Incoming, OpenFailure};
+use mezite_net::ssh::{ChannelOpen, Connection, DisconnectReason, Event, Incoming, OpenFailure};
 use mezite_net::tunnel::TunnelStream;
 use mezite_proto::v1;
 use mezite_proto::v1::control_up::Message as Up;
@@ -96,9 +96,23 @@ async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Inco
                         request.reject(OpenFailure::ResourceShortage, "too many forwarded connections");
                         continue;
                     };
+                    if let Err(reason) = admitted.decide_again(false) {
+                        request.reject(OpenFailure::AdministrativelyProhibited, &reason);
+                        continue;
+                    }
+                    authenticate::report_forward(&admitted, &target);
+                    let (admitted, connection) = (Arc::clone(&admitted), connection.clone());
+                    let sessions = Arc::clone(&sessions);
                     tokio::spawn(async move {
-                        forward::tcp(request, &host, port).await;
+                        let ended = tokio::select! {
+                            () = forward::tcp(request, &host, port) => None,
+                            verdict = admitted.verdict("") => Some(verdict),
+                        };
                         drop(slot);
+                        // Sessions end by their own verdict, on record, and the connection with them.
+                        if let Some(verdict) = ended.filter(|_| sessions.available_permits() == allowed) {
+                            connection.disconnect(DisconnectReason::ByApplication, &verdict.message);
+                        }
                     });
                 }
                 other => {
@@ -123,10 +137,5 @@ impl Admitted {
     fn report_forward(&self, target: String) {
         let denied = v1::PortForwardDenied { dial_id: self.dial.dial_id.clone(), target };
         let _ = self.dial.control.try_send(up(Up::PortForwardDenied(denied)));
-    }
-
-    /// Seconds until the certificate ends.
-    fn certificate_left(&self, now_unix: u64) -> Duration {
-        Duration::from_secs(self.valid_before.saturating_sub(now_unix))
     }
 }

@@ -19,10 +19,11 @@ use mezite_session::{Command, SessionSpec};
 use tokio::time::timeout;
 
 use crate::config::RecordingMode;
+use crate::ssh::Admitted;
 use crate::ssh::command::{Prepared, Step, describe};
 use crate::ssh::leader::{Exit, Leader};
 use crate::ssh::pump::{self, Ended};
-use crate::ssh::{Admitted, authenticate};
+pub(super) use crate::ssh::verdict::Verdict;
 use crate::tunnel::up;
 
 /// How long Auth may take to note the start of a session before the session starts without it.
@@ -227,7 +228,15 @@ impl Session {
         let agent = &self.admitted.agent;
         let _counted = agent.sessions.token();
         let record_input = self.admitted.permit.recording().input;
-        let ended = pump::run(leader, recorder, record_input, reader, writer.clone(), self.verdict()).await;
+        let ended = pump::run(
+            leader,
+            recorder,
+            record_input,
+            reader,
+            writer.clone(),
+            self.admitted.verdict(&self.info.session_id),
+        )
+        .await;
         // The end is on disk before the client hears of it, so that it is told to Auth whatever happens.
         self.end(&ended);
         let notify = |request: SessionRequest| writer.notify(request.name(), request.payload());
@@ -246,34 +255,6 @@ impl Session {
         }
     }
 
-    /// Comes back with a reason when the session must end: an administrator, a changed decision, or time.
-    async fn verdict(&self) -> Verdict {
-        let agent = &self.admitted.agent;
-        let mut cluster = agent.cluster.clone();
-        let mut terminations = cluster.terminations();
-        let certificate = tokio::time::sleep(self.admitted.certificate_left(clock::now_unix()));
-        let session = tokio::time::sleep(self.admitted.permit.max_session_ttl());
-        tokio::pin!(certificate, session);
-        loop {
-            tokio::select! {
-                () = agent.stop.cancelled() => return Verdict::stopping(),
-                () = &mut certificate => return Verdict::new("expired", "the certificate has expired; run msh login"),
-                () = &mut session => return Verdict::new("expired", "the longest session that your roles allow is over"),
-                ended = terminations.recv() => match ended {
-                    Ok(id) if id != self.info.session_id => {}
-                    // A lag means that a termination may have been missed: it fails closed.
-                    _ => return Verdict::new("terminated", "an administrator ended this session"),
-                },
-                () = cluster.changed() => {
-                    let Some(view) = cluster.last() else { continue };
-                    if let Err(refused) = authenticate::decide(agent, &view, &self.admitted.identity, &self.info.login) {
-                        return Verdict::new("locked", &refused.to_string());
-                    }
-                }
-            }
-        }
-    }
-
     fn end(&self, ended: &Ended) {
         self.admitted.agent.outbox.end(v1::EndSessionRequest {
             session_id: self.info.session_id.clone(),
@@ -282,25 +263,6 @@ impl Session {
             exit: ended.exit.to_string(),
             session: Some(self.info.clone()),
         });
-    }
-}
-
-/// Why a running session must end, and what its user is told.
-#[derive(Debug, Clone)]
-pub(super) struct Verdict {
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-    /// Every process of the session is killed; without it they get what a lost connection gives them.
-    pub(super) kill: bool,
-}
-
-impl Verdict {
-    fn new(reason: &'static str, message: &str) -> Self {
-        Self { reason, message: message.to_owned(), kill: true }
-    }
-
-    fn stopping() -> Self {
-        Self { reason: "agent", message: "the agent of this node is stopping".to_owned(), kill: false }
     }
 }
 

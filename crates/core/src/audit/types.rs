@@ -46,6 +46,7 @@ event_types! {
     SessionRecordingDamaged "session.recording.damaged" "T2005W" "a recording has a gap, an edit or no end",
     SessionTerminated "session.terminated" "T2006I" "a session was ended by an administrator or a rule",
     SessionFileTransfer "session.file_transfer" "T2007I" "files were copied by scp, sftp or rsync",
+    SessionPortForward "session.port_forward" "T2008I" "a connection was forwarded from a node",
     NodeJoined "node.joined" "T3000I" "a node joined the cluster",
     NodeJoinFailed "node.join.failed" "T3000W" "a machine was refused to join",
     NodeLeft "node.left" "T3001I" "a node left the cluster",
