@@ -24,7 +24,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use futures_util::Stream;
 use mezite_core::Fault;
-use mezite_core::rbac::{Face, Resource, Verb, may};
+use mezite_core::rbac::{Resource, Verb, may};
 use mezite_proto::v1::auth_server::{Auth, AuthServer};
 use mezite_proto::v1::*;
 use mezite_store::Page;
@@ -143,7 +143,7 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 /// # Errors
 /// [`Fault::Denied`].
 async fn authorize(hub: &Hub, caller: &Caller, verb: Verb, resource: Resource, what: &str) -> Result<(), Fault> {
-    if may(&caller.user()?.roles, Face::Rpc, verb, resource, false) {
+    if may(&caller.user()?.roles, verb, resource, false) {
         return Ok(());
     }
     gate::note_denied(hub, caller, what).await?;
@@ -152,7 +152,7 @@ async fn authorize(hub: &Hub, caller: &Caller, verb: Verb, resource: Resource, w
 
 /// Whether a user may read everything of a sort, or only what is the user's own.
 fn reads_all(caller: &Caller, resource: Resource) -> Result<bool, Fault> {
-    Ok(may(&caller.user()?.roles, Face::Rpc, Verb::Read, resource, false))
+    Ok(may(&caller.user()?.roles, Verb::Read, resource, false))
 }
 
 fn page(token: String, size: u32) -> Page {

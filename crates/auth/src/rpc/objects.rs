@@ -6,7 +6,7 @@ use mezite_core::identity::Identity;
 use mezite_core::kind::role::BUILT_IN;
 use mezite_core::kind::{Config, Kind, Lock, Node, Role, Token, User};
 use mezite_core::lock::{self, Subject};
-use mezite_core::rbac::{Policy, Resource, Roles, Target, Verb};
+use mezite_core::rbac::{Policy, Resource, Roles, Target, Verb, may};
 use mezite_core::{Fault, Invalid};
 use mezite_net::clock;
 use mezite_proto::v1::Object as Wire;
@@ -140,6 +140,11 @@ enum Sight {
         identity: Box<Identity>,
         roles: Roles,
     },
+    /// The caller, and the roles that the caller holds.
+    Own {
+        user_id: String,
+        roles: Vec<String>,
+    },
 }
 
 impl Sight {
@@ -152,17 +157,29 @@ impl Sight {
             let identity = Box::new(identity(hub, caller.user()?));
             return Ok(Self::Reachable { identity, roles: hub.roles().await? });
         }
+        let user = caller.user()?;
+        if may(&user.roles, Verb::Read, resource, true) {
+            return Ok(Self::Own { user_id: user.id.clone(), roles: user.roles.clone() });
+        }
         authorize(hub, caller, Verb::Read, resource, &format!("read {}", K::PLURAL)).await?;
         Ok(Self::Everything)
     }
 
     fn sees<K: Kind>(&self, object: &Object<K>) -> bool {
-        let Self::Reachable { identity, roles } = self else { return true };
+        let (identity, roles) = match self {
+            Self::Everything => return true,
+            Self::Own { user_id, roles } => return object.id == *user_id || is_role::<K>(&object.name, roles),
+            Self::Reachable { identity, roles } => (identity, roles),
+        };
         let spec = object.spec.as_ref().ok().and_then(|spec| value(spec).ok());
         let Some(Ok(node)) = spec.map(serde_json::from_value::<mezite_core::kind::NodeSpec>) else { return false };
         let target = Target { node_id: &node.node_id, name: &node.hostname, labels: &node.labels };
         Policy::new(identity, roles).sees(target)
     }
+}
+
+fn is_role<K: Kind>(name: &str, held: &[String]) -> bool {
+    K::KIND == Role::KIND && held.iter().any(|role| role == name)
 }
 
 fn identity(hub: &Hub, user: &LoggedIn) -> Identity {

@@ -32,8 +32,15 @@ async fn reading_and_writing_follow_the_role() {
     for kind in ["user", "role", "token", "node", "lock", "config"] {
         list(&mut admin, kind).await.unwrap();
     }
-    assert_eq!(list(&mut alice, "user").await.unwrap(), ["admin", "alice"]);
-    assert_eq!(list(&mut alice, "role").await.unwrap().len(), 4);
+    let mut carol = cluster.new_user("carol", &["auditor"], &[]).await;
+    assert_eq!(list(&mut admin, "user").await.unwrap(), ["admin", "alice", "carol"]);
+    assert_eq!(list(&mut admin, "role").await.unwrap().len(), 4);
+    for (user, name, role) in [(&mut alice, "alice", "access"), (&mut carol, "carol", "auditor")] {
+        assert_eq!(list(user, "user").await.unwrap(), [name], "one's own");
+        assert_eq!(list(user, "role").await.unwrap(), [role], "one's own");
+        let other = user.with(GetObjectRequest { kind: "role".into(), name: "admin".into() });
+        assert_eq!(user.client.get_object(other).await.unwrap_err().code(), Code::NotFound);
+    }
     for kind in ["token", "lock", "config"] {
         assert_eq!(list(&mut alice, kind).await, Err(Code::PermissionDenied), "{kind}");
     }

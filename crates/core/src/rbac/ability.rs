@@ -13,9 +13,9 @@ pub enum Verb {
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// Users, without their secrets.
+    /// Users, without their secrets. Own: the caller.
     Users,
-    /// Roles.
+    /// Roles. Own: those the caller holds.
     Roles,
     /// Join tokens.
     Tokens,
@@ -39,25 +39,16 @@ pub enum Resource {
     Passwords,
 }
 
-/// Which door the call came through: reads of users and roles are open to every user over gRPC and closed to all but
-/// administrators over REST (F497, F504).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Face {
-    /// gRPC.
-    Rpc,
-    /// REST.
-    Web,
-}
-
 /// Whether a logged-in caller with these roles may do this. `own` says that the object belongs to the caller; a list is
-/// asked about twice, and one that is allowed only as own must be filtered.
-pub fn may(roles: &[String], face: Face, verb: Verb, resource: Resource, own: bool) -> bool {
+/// asked about twice, and one that is allowed only as own must be filtered. Reading users and roles is open to everybody
+/// over gRPC and shows what is one's own; REST has whole lists only, for administrators (F497, F504).
+pub fn may(roles: &[String], verb: Verb, resource: Resource, own: bool) -> bool {
     let holds = |role: &str| roles.iter().any(|held| held == role);
     if holds("admin") {
         return true;
     }
     match (verb, resource) {
-        (Verb::Read, Resource::Users | Resource::Roles) => face == Face::Rpc,
+        (Verb::Read, Resource::Users | Resource::Roles) => own,
         (Verb::Read, Resource::Nodes) => own || holds("viewer"),
         (Verb::Read, Resource::Sessions | Resource::Recordings) => own || holds("auditor"),
         (Verb::Read, Resource::Audit) => holds("auditor"),
@@ -71,7 +62,7 @@ mod tests {
     use super::*;
 
     fn can(role: &str, verb: Verb, resource: Resource, own: bool) -> bool {
-        may(&[role.to_owned()], Face::Rpc, verb, resource, own)
+        may(&[role.to_owned()], verb, resource, own)
     }
 
     #[test]
@@ -108,11 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn users_and_roles_are_open_to_read_over_grpc_only() {
+    fn of_users_and_roles_only_administrators_read_more_than_their_own() {
         for resource in [Resource::Users, Resource::Roles] {
-            assert!(may(&[], Face::Rpc, Verb::Read, resource, false));
-            assert!(!may(&["access".into()], Face::Web, Verb::Read, resource, false));
-            assert!(may(&["admin".into()], Face::Web, Verb::Read, resource, false));
+            for role in ["access", "auditor", "viewer"] {
+                assert!(can(role, Verb::Read, resource, true) && !can(role, Verb::Read, resource, false), "{role}");
+            }
+            assert!(can("admin", Verb::Read, resource, false));
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod selector;
 mod standing;
 pub mod template;
 
-pub use ability::{Face, Resource, Verb, may};
+pub use ability::{Resource, Verb, may};
 pub use check::{Policy, Question, Roles, Target, check, explain};
 pub use outcome::{Demand, Denied, Explanation, Finding, Outcome, Permit, Reason, Recording, Rule};
 pub use principals::{MAX_CERT_TTL, MAX_PRINCIPALS, certificate_flags, certificate_ttl, logins_for};
