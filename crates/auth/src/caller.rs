@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::hub::Hub;
 use crate::issue::user::refuse_locked;
+use crate::login::throttle::network;
 
 /// Metadata by which agents repeat who they are; it must agree with the certificate.
 const AGENT_ID: &str = "x-agent-id";
@@ -121,6 +122,15 @@ impl Caller {
         match &self.who {
             Who::Agent(peer) => Ok(peer),
             _ => Err(Fault::Denied("only agents may call this".into())),
+        }
+    }
+
+    /// Who this is, by a name that it cannot choose: the key by which its refusals are counted.
+    pub(crate) fn name(&self) -> String {
+        match &self.who {
+            Who::User(user) => user.id.clone(),
+            Who::Agent(peer) | Who::Proxy(peer) => peer.id.clone(),
+            Who::Nobody => network(self.client_ip).to_string(),
         }
     }
 

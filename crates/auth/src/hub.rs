@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mezite_core::Fault;
 use mezite_core::audit::{Event, EventType};
@@ -13,6 +13,7 @@ use mezite_core::rbac::Roles;
 use mezite_store::{Recordings, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::bursts::Bursts;
 use crate::ca::Authorities;
 use crate::event::Events;
 use crate::login::password::Passwords;
@@ -28,6 +29,7 @@ pub(crate) struct Hub {
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
     pub(crate) presence: Presence,
+    pub(crate) bursts: Bursts,
     /// Names that no node may take: those that clients dial proxies by.
     pub(crate) proxy_names: Mutex<BTreeSet<String>>,
     /// Where users reach the proxy's HTTPS, HOST:PORT; empty when unknown.
@@ -53,6 +55,7 @@ impl Hub {
             stop,
             throttle: Throttle::default(),
             presence: Presence::default(),
+            bursts: Bursts::default(),
             proxy_names: Mutex::default(),
             proxy_addr: String::new(),
         }
@@ -104,6 +107,41 @@ impl Hub {
         let stored = self.store.find::<Config>(key).await?;
         let value = stored.and_then(|object| object.spec.ok()).map(|spec| spec.value);
         Ok(setting.effective(value.as_deref()))
+    }
+
+    /// Writes events that callers cause at will, each with the name of who causes it, as often as [`Bursts`] lets them.
+    ///
+    /// # Errors
+    /// When they could not be written.
+    pub(crate) async fn audit_refusals(&self, refusals: Vec<(String, Event)>) -> Result<(), Fault> {
+        let now = Instant::now();
+        let admit = |(caller, event): (String, Event)| Some((self.bursts.admit(&caller, event, now)?, caller));
+        let fresh: Vec<(Event, String)> = refusals.into_iter().filter_map(admit).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let written = self.store.audit(fresh.iter().map(|(event, _)| event.clone()).collect()).await;
+        if written.is_err() {
+            fresh.iter().for_each(|(event, caller)| self.bursts.forget(caller, event));
+        }
+        written
+    }
+
+    /// Writes the counts of refusals whose window is over by `now`; all of them without.
+    ///
+    /// # Errors
+    /// When they could not be written; they are kept.
+    pub(crate) async fn audit_counts(&self, now: Option<Instant>) -> Result<(), Fault> {
+        let counts = self.bursts.take(now);
+        let events = counts.events();
+        if events.is_empty() {
+            return Ok(());
+        }
+        let written = self.store.audit(events).await;
+        if written.is_err() {
+            self.bursts.put_back(counts);
+        }
+        written
     }
 
     /// Looks at a fault before it is told to the caller: our own mistakes are logged.

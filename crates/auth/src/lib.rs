@@ -13,6 +13,7 @@
 //! * A login, an unknown user, a locked user and a wrong password look and take the same to an outsider.
 //! * An agent acts for its own node only; a node that was deleted or replaced acts for nothing.
 //! * A recording chunk is acknowledged when it is verified and on the disk.
+//! * What a caller can cause at will is written a bounded number of times, and counted beyond that ([`bursts`]).
 //! * Locks count at once for every call and every certificate. A locked agent can still tell what has happened.
 //!
 //! # Deliberately absent
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod bootstrap;
+mod bursts;
 mod ca;
 mod caller;
 mod error;

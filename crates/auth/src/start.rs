@@ -210,6 +210,9 @@ impl Running {
     /// Waits until everything has ended after the stop, and closes the database.
     pub async fn stopped(self) {
         self.tasks.wait().await;
+        if let Err(fault) = self.hub.audit_counts(None).await {
+            self.hub.report("stop", &fault);
+        }
         self.hub.store.close().await;
     }
 }

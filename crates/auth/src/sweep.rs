@@ -48,6 +48,7 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 }
 
 async fn sweep(hub: &Hub, started: Instant, now: Instant) -> Result<(), Fault> {
+    hub.audit_counts(Some(now)).await?;
     for proxy in hub.presence.lost_proxies(now) {
         tracing::warn!(proxy, "a proxy fell silent; its tunnels count as closed");
         hub.store.clear_tunnels(Some(&proxy), clock::now()).await?;

@@ -49,7 +49,7 @@ pub(crate) async fn by_password(
 ) -> Result<Session, Fault> {
     // Every name that cannot exist is one name to the counters.
     let username = if name::user(username).is_ok() { username } else { "" };
-    admit(hub, username, source)?;
+    admit(hub, username, source).await?;
     match check(hub, username, password).await? {
         Ok(()) => metrics::counter!("mezite_logins_total", "outcome" => "success").increment(1),
         Err(reason) => {
@@ -102,7 +102,7 @@ pub(crate) async fn change_password(
 ) -> Result<(), Fault> {
     let user = caller.user()?;
     password::check(&new)?;
-    admit(hub, &user.name, caller.client_ip)?;
+    admit(hub, &user.name, caller.client_ip).await?;
     let hash = hub.store.password_hash(&user.name).await?;
     if !hub.passwords.verify(old, hash).await? {
         let mut event = caller.sign(hub.event(EventType::UserLoginFailed)).detail("method", "password change");
@@ -132,12 +132,15 @@ pub(crate) async fn redeem_invite(
 ) -> Result<String, Fault> {
     admit_source(hub, caller.client_ip)?;
     password::check(&password)?;
-    let refused = || {
-        hub.throttle.source_failed(caller.client_ip, Instant::now());
-        Fault::Denied("the invite is not valid; ask for a new one".into())
-    };
+    let refused = || Fault::Denied("the invite is not valid; ask for a new one".into());
     // Looked at and put back: an outsider without an invite is not worth a hash.
-    hub.store.begin(clock::now()).await?.use_invite(token).await?.ok_or_else(refused)?;
+    if hub.store.begin(clock::now()).await?.use_invite(token).await?.is_none() {
+        hub.throttle.source_failed(caller.client_ip, Instant::now());
+        let mut event = hub.event(EventType::UserLoginFailed).detail("method", "invite");
+        event.error_message = "the invite is unknown, used or expired".into();
+        hub.audit_refusals(vec![(caller.name(), caller.sign(event))]).await?;
+        return Err(refused());
+    }
     let hash = hub.passwords.hash(password).await?;
     let mut tx = hub.store.begin(clock::now()).await?;
     let username = tx.use_invite(token).await?.ok_or_else(refused)?;
@@ -158,8 +161,14 @@ pub(crate) async fn invite(tx: &mut Tx, username: &str) -> Result<Session, Fault
     Ok(session)
 }
 
-fn admit(hub: &Hub, username: &str, source: IpAddr) -> Result<(), Fault> {
-    hub.throttle.admit(username, source, Instant::now()).map_err(too_many)
+/// Charges an attempt. One that is refused for the failures before it is an event too, however many there are.
+async fn admit(hub: &Hub, username: &str, source: IpAddr) -> Result<(), Fault> {
+    let Err(wait) = hub.throttle.admit(username, source, Instant::now()) else { return Ok(()) };
+    let mut event = hub.event(EventType::UserLoginFailed).user(username, &[]);
+    event.client_ip = source.to_string();
+    event.error_message = "there were too many failed attempts".into();
+    hub.audit_refusals(vec![(throttle::network(source).to_string(), event)]).await?;
+    Err(too_many(wait))
 }
 
 /// Whether this source may try a secret that names nobody.

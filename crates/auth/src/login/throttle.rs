@@ -2,8 +2,9 @@
 //!
 //! Each key has an allowance that failures use up and time restores (a generic cell rate algorithm, one moment per key). An
 //! attempt is charged before the password is looked at and refunded when it was right, so that parallel guesses gain
-//! nothing. Somebody who floods a user name from elsewhere does not lock its owner out: a source the user has logged in from
-//! before, and the hub's own machine, have an allowance of their own. What does not exist is charged like what does.
+//! nothing. A source that the user has logged in from before has an allowance of its own for that user, and nothing else
+//! counts there: neither who floods the user name from elsewhere nor who fails behind the same address locks the owner out.
+//! So has the hub's own machine, within the bound of a source. What does not exist is charged like what does.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -21,7 +22,9 @@ struct Rate {
     period: Duration,
 }
 
-const PER_SOURCE: Rate = Rate { burst: 20, period: Duration::from_secs(3) };
+/// Of all users together: an office may stand behind one address.
+const PER_SOURCE: Rate = Rate { burst: 100, period: Duration::from_secs(2) };
+/// Of one user: from everywhere, or from one familiar source.
 const PER_USER: Rate = Rate { burst: 10, period: Duration::from_secs(30) };
 
 /// Counts failed logins.
@@ -47,11 +50,7 @@ impl Throttle {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let source = network(source);
         let pair = (user.to_owned(), source);
-        let by_user = match state.is_familiar(&pair) {
-            true => state.familiar.wait(&pair, PER_USER, now),
-            false => state.users.wait(&pair.0, PER_USER, now),
-        };
-        let wait = by_user.max(state.sources.wait(&source, PER_SOURCE, now));
+        let wait = state.wait(&pair, now);
         if !wait.is_zero() {
             return Err(wait);
         }
@@ -80,11 +79,7 @@ impl Throttle {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let source = network(source);
         let pair = (user.to_owned(), source);
-        state.sources.refund(&source, PER_SOURCE, now);
-        match state.is_familiar(&pair) {
-            true => state.familiar.refund(&pair, PER_USER, now),
-            false => state.users.refund(&pair.0, PER_USER, now),
-        }
+        state.refund(&pair, now);
         if state.known.len() < KEPT {
             state.known.insert(pair);
         }
@@ -96,11 +91,31 @@ impl State {
         pair.1.is_loopback() || self.known.contains(pair)
     }
 
+    fn wait(&self, pair: &(String, IpAddr), now: Instant) -> Duration {
+        let by_user = match self.is_familiar(pair) {
+            true => self.familiar.wait(pair, PER_USER, now),
+            false => self.users.wait(&pair.0, PER_USER, now),
+        };
+        if self.known.contains(pair) { by_user } else { by_user.max(self.sources.wait(&pair.1, PER_SOURCE, now)) }
+    }
+
     fn charge(&mut self, pair: (String, IpAddr), now: Instant) {
-        self.sources.charge(pair.1, PER_SOURCE, now);
+        if !self.known.contains(&pair) {
+            self.sources.charge(pair.1, PER_SOURCE, now);
+        }
         match self.is_familiar(&pair) {
             true => self.familiar.charge(pair, PER_USER, now),
             false => self.users.charge(pair.0, PER_USER, now),
+        }
+    }
+
+    fn refund(&mut self, pair: &(String, IpAddr), now: Instant) {
+        if !self.known.contains(pair) {
+            self.sources.refund(&pair.1, PER_SOURCE, now);
+        }
+        match self.is_familiar(pair) {
+            true => self.familiar.refund(pair, PER_USER, now),
+            false => self.users.refund(&pair.0, PER_USER, now),
         }
     }
 }
@@ -147,7 +162,7 @@ impl<K: Eq + Hash + Clone> Cells<K> {
 }
 
 /// One subscriber commonly holds a whole IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
         other => other,
@@ -190,13 +205,18 @@ mod tests {
     #[test]
     fn one_source_runs_dry_over_many_users_and_right_passwords_cost_nothing() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        for _ in 0..100 {
+        for _ in 0..200 {
             throttle.admit("bob", ip("192.0.2.7"), now).unwrap();
             throttle.succeeded("bob", ip("192.0.2.7"), now);
         }
-        let admitted = (0..100).filter(|n| throttle.admit(&format!("u{n}"), ip("192.0.2.7"), now).is_ok()).count();
-        assert_eq!(admitted, 20);
+        let admitted = (0..200).filter(|n| throttle.admit(&format!("u{n}"), ip("192.0.2.7"), now).is_ok()).count();
+        assert_eq!(admitted, 100);
         assert!(throttle.admit("u1", ip("2001:db8::1"), now).is_ok());
+        assert!(throttle.admit("carol", ip("192.0.2.7"), now).is_err(), "never seen there");
+        for _ in 0..10 {
+            throttle.admit("bob", ip("192.0.2.7"), now).expect("others fail behind the address that bob logs in from");
+        }
+        assert!(throttle.admit("bob", ip("192.0.2.7"), now).is_err(), "guesses on bob");
     }
 
     #[test]

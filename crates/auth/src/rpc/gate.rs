@@ -67,7 +67,7 @@ async fn admit_to(
 /// When it could not be written.
 pub(crate) async fn note_denied(hub: &Hub, caller: &Caller, what: &str) -> Result<(), Fault> {
     let event = hub.event(EventType::AuthzDenied).resource("api", what);
-    hub.store.audit(vec![caller.sign(event)]).await
+    hub.audit_refusals(vec![(caller.name(), caller.sign(event))]).await
 }
 
 fn refuse(hub: &Hub, path: &str, fault: &Fault) -> Status {

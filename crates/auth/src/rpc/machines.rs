@@ -21,7 +21,7 @@ const MAX_TUNNELS: usize = 100_000;
 const MAX_EVENTS: usize = 256;
 
 /// What agents and proxies may report; everything else is written by this service itself.
-const REPORTED: [EventType; 8] = [
+const REPORTED: [EventType; 9] = [
     EventType::AccessDenied,
     EventType::AccessDeniedSourceIp,
     EventType::AccessDeniedPortForwarding,
@@ -29,6 +29,7 @@ const REPORTED: [EventType; 8] = [
     EventType::AccessDeniedLocked,
     EventType::AccessDeniedCertificate,
     EventType::SessionFileTransfer,
+    EventType::SessionPortForward,
     EventType::SessionRecordingDamaged,
 ];
 
@@ -114,9 +115,13 @@ pub(super) async fn emit_audit_events(
     let reported = request.events.iter().map(|json| reported(hub, caller, node.as_deref(), json));
     let events = reported.collect::<Result<Vec<_>, _>>()?;
     refuse_foreign_sessions(hub, caller, &events).await?;
-    if !events.is_empty() {
-        hub.store.audit(events).await?;
-    }
+    // A proxy tells of what its users do: each is a caller of its own, known by certificate or address.
+    let of_whom = |event: &Event| match &caller.who {
+        Who::Proxy(_) if !event.user_name.is_empty() => format!("user {}", event.user_name),
+        Who::Proxy(_) => event.client_ip.clone(),
+        _ => caller.name(),
+    };
+    hub.audit_refusals(events.into_iter().map(|event| (of_whom(&event), event)).collect()).await?;
     Ok(EmitAuditEventsReply {})
 }
 

@@ -104,3 +104,33 @@ async fn a_proxy_relays_a_user_with_the_users_address_and_nobody_else_can() {
     let from: Vec<_> = events.iter().map(|event| event["client_ip"].as_str().unwrap()).collect();
     assert_eq!(from, ["127.0.0.1", "203.0.113.9"]);
 }
+
+#[tokio::test]
+async fn refusals_without_end_are_written_a_few_times_and_counted() {
+    let mut cluster = Cluster::new().await;
+    let mut alice = cluster.new_user("alice", &["access"], &[]).await;
+    let mut node = cluster.machine("node", "web-1").await;
+    let event = serde_json::json!({
+        "id": "x", "event_type": "access.denied", "event_code": "T4000W", "user_name": "mallory",
+        "timestamp": "2026-01-01T00:00:00.000Z", "success": false,
+    });
+    let event = event.to_string().into_bytes();
+    for _ in 0..50 {
+        let request = alice.with(mezite_proto::v1::GetObjectRequest { kind: "lock".into(), name: "x".into() });
+        alice.client.get_object(request).await.unwrap_err();
+        let request = mezite_proto::v1::EmitAuditEventsRequest { events: vec![event.clone(); 100] };
+        node.client.emit_audit_events(request).await.unwrap();
+    }
+    let kinds = [("authz.denied", 45), ("access.denied", 4995)];
+    let mut admin = cluster.admin().await;
+    for (kind, _) in kinds {
+        assert_eq!(crate::sessions::events(&mut admin, kind).await.len(), 5, "{kind}");
+    }
+    // What was counted is written at the stop at the latest.
+    cluster.restart(|_| {}).await.unwrap();
+    let mut admin = cluster.admin().await;
+    for (kind, repeated) in kinds {
+        let written = crate::sessions::events(&mut admin, kind).await;
+        assert_eq!((written.len(), &written[0]["details"]["repeated"]), (6, &repeated.into()), "{kind}: {written:?}");
+    }
+}
