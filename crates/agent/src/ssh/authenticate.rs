@@ -164,13 +164,22 @@ pub(super) enum NotAllowed {
 
 /// The decision, with roles, locks and labels of the agent's own view.
 pub(super) fn decide(agent: &Agent, view: &View, identity: &Identity, login: &str) -> Result<Permit, NotAllowed> {
-    let node = view.nodes.get(&agent.node_name).filter(|node| node.node_id == agent.node_id);
+    decide_for((&agent.node_id, &agent.node_name), view, identity, login)
+}
+
+fn decide_for(
+    (node_id, name): (&str, &str),
+    view: &View,
+    identity: &Identity,
+    login: &str,
+) -> Result<Permit, NotAllowed> {
+    let node = view.nodes.get(name).filter(|node| node.node_id == node_id);
     let labels = &node.ok_or(NotAllowed::Unlisted)?.labels;
     rbac::standing(identity, &view.users)?;
     let permit = rbac::check(&Question {
         identity,
         roles: &view.roles,
-        target: Target { node_id: &agent.node_id, name: &agent.node_name, labels },
+        target: Target { node_id, name, labels },
         login: Some(login),
         locks: &view.locks,
         now: clock::now(),
@@ -199,4 +208,49 @@ fn denial(agent: &Agent, user: &str, login: &str, source: Option<IpAddr>, reason
     event.component = "agent".to_owned();
     event.success = false;
     event
+}
+
+#[cfg(test)]
+mod tests {
+    use mezite_core::kind::NodeSpec;
+    use mezite_core::kind::role::built_in;
+    use mezite_core::lock::Lock;
+    use mezite_core::rbac::{Standing, Users};
+
+    use super::*;
+
+    /// The agent says no whatever a proxy has let through (F012).
+    #[test]
+    fn the_final_word_is_the_agents_own() {
+        let text = str::to_owned;
+        let identity = Identity {
+            user_id: text("u1"),
+            user: text("alice"),
+            roles: vec![text("access")],
+            traits: [(text("logins"), vec![text("ubuntu")])].into(),
+            principals: vec![text("ubuntu")],
+            ..Identity::default()
+        };
+        let standing = Standing { user_id: text("u1"), roles: vec![text("access")] };
+        let node = NodeSpec { node_id: text("n1"), hostname: text("web-1"), ..NodeSpec::default() };
+        let view = View {
+            roles: Arc::new([(text("access"), built_in("access").unwrap())].into()),
+            users: Arc::new(Users::from([(text("alice"), standing)])),
+            nodes: Arc::new([(text("web-1"), node)].into()),
+            ..View::default()
+        };
+        let decide = |view: &View, login| decide_for(("n1", "web-1"), view, &identity, login).map(drop);
+        decide(&view, "ubuntu").unwrap();
+        assert!(decide(&view, "root").is_err(), "a login that no role allows");
+        let lock = Lock::from_stored("l", &serde_json::json!({ "target_type": "user", "target": "alice" }));
+        let refused = [
+            ("a lock", View { locks: Arc::new(vec![lock]), ..view.clone() }),
+            ("a user who is gone", View { users: Arc::default(), ..view.clone() }),
+            ("a role that is gone", View { roles: Arc::default(), ..view.clone() }),
+            ("a node that is not listed", View { nodes: Arc::default(), ..view.clone() }),
+        ];
+        for (why, view) in refused {
+            assert!(decide(&view, "ubuntu").is_err(), "{why}");
+        }
+    }
 }
