@@ -187,8 +187,7 @@ mod tests {
         let (bursts, now) = (Bursts::default(), Instant::now());
         let event = bursts.admit("alice", denied("alice", "x"), now).unwrap();
         bursts.forget("alice", &event);
-        let mut admit =
-            |times| (0..times).filter(|_| bursts.admit("alice", denied("alice", "x"), now).is_some()).count();
+        let admit = |times| (0..times).filter(|_| bursts.admit("alice", denied("alice", "x"), now).is_some()).count();
         assert_eq!(admit(6), 5);
         let counts = bursts.take(Some(now + WINDOW));
         bursts.put_back(counts);
