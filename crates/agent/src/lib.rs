@@ -23,12 +23,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mezite_core::audit::Event;
 use mezite_net::backoff::Backoff;
 use mezite_net::host::HostIdentity;
+use mezite_net::report::Reports;
 use mezite_net::tls::{LiveRoots, PeerRole, Trust};
 use mezite_net::watch::Cluster;
-use mezite_proto::v1;
 use mezite_proto::v1::auth_client::AuthClient;
 use mezite_record::{Spool, Uploader};
 use tokio::sync::watch;
@@ -61,23 +60,12 @@ struct Agent {
     recording_mode: RecordingMode,
     spool: Arc<Spool>,
     outbox: Arc<Outbox>,
+    /// Refusals and forwards that Auth is told of.
+    reports: Reports,
     /// Sessions that live; each holds a token of it.
     sessions: TaskTracker,
     /// Sessions end with it.
     stop: CancellationToken,
-}
-
-impl Agent {
-    /// Tells Auth of a refusal or a forward. Nothing privileged follows from it, so it does not wait.
-    fn report(&self, event: Event) {
-        let mut auth = self.auth.clone();
-        tokio::spawn(async move {
-            let Ok(json) = serde_json::to_vec(&event) else { return };
-            if let Err(status) = auth.emit_audit_events(v1::EmitAuditEventsRequest { events: vec![json] }).await {
-                tracing::error!(error = status.message(), "an event could not be reported");
-            }
-        });
-    }
 }
 
 /// Why an agent ends.
@@ -130,6 +118,7 @@ pub async fn run(
         recording_mode: config.recording_mode,
         spool: Arc::clone(&spool),
         outbox: Arc::clone(&outbox),
+        reports: Reports::start(auth.clone()),
         sessions: sessions.clone(),
         stop: stop.clone(),
     });

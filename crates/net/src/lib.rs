@@ -23,6 +23,7 @@ pub mod host;
 pub mod http;
 pub mod listener;
 pub mod nss;
+pub mod report;
 pub mod rpc;
 pub mod shutdown;
 pub mod ssh;

@@ -66,7 +66,7 @@ fn attempt(agent: &Arc<Agent>, dial: &Dial, connection: &Connection, request: Au
         }
         Err(Refusal::Told { reason, event }) => {
             tracing::info!(reason, "access refused");
-            agent.report(*event);
+            agent.reports.send(*event);
             // In the place of an answer: after a failure the client would write again, into a closed connection.
             connection.disconnect(DisconnectReason::NoMoreAuthMethods, &reason);
             request.reject(&[]);
@@ -194,7 +194,7 @@ pub(super) fn report_forward(admitted: &Admitted, target: &str) {
     let mut event = denial(agent, &identity.user, login, source, "", EventType::SessionPortForward);
     event.user_roles.clone_from(&identity.roles);
     event.success = true;
-    agent.report(event.detail("target", target));
+    agent.reports.send(event.detail("target", target));
 }
 
 fn denial(agent: &Agent, user: &str, login: &str, source: Option<IpAddr>, reason: &str, kind: EventType) -> AuditEvent {

@@ -1,6 +1,7 @@
 //! Every RPC, called with an empty message by nobody, by somebody unprivileged, and by the wrong sort of machine.
 
 use http::uri::PathAndQuery;
+use mezite_core::audit::{Event, EventType};
 use mezite_net::rpc::{AUTHORIZATION, bearer};
 use mezite_proto::RPCS;
 use tonic::client::Grpc;
@@ -133,4 +134,27 @@ async fn refusals_without_end_are_written_a_few_times_and_counted() {
         let written = crate::sessions::events(&mut admin, kind).await;
         assert_eq!((written.len(), &written[0]["details"]["repeated"]), (6, &repeated.into()), "{kind}: {written:?}");
     }
+}
+
+#[tokio::test]
+async fn a_report_waits_for_a_hub_that_is_away() {
+    let mut cluster = Cluster::new().await;
+    let proxy = cluster.machine("proxy", "p").await;
+    let addr = cluster.running().addr;
+    cluster.stop.cancel();
+    cluster.running.take().unwrap().stopped().await;
+    let reports = mezite_net::report::Reports::start(proxy.client);
+    let event = Event::new(EventType::AccessDenied, "x", mezite_net::clock::now());
+    reports.send(event.user("mallory", &[]));
+    cluster.restart(|config| config.listen_addr = addr).await.unwrap();
+    let mut admin = cluster.admin().await;
+    let written = async {
+        loop {
+            if let Some(event) = crate::sessions::events(&mut admin, "access.denied").await.first() {
+                break event.clone();
+            }
+        }
+    };
+    let event = tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
+    assert_eq!(event["user_name"], "mallory");
 }
