@@ -46,8 +46,8 @@ fn missing_and_wrong_values_are_named() {
             yaml(dir.path(), "").replace("auth: {listen_addr: \"127.0.0.1:0\"}", "auth: {listen_addr: nowhere}"),
             "listen_addr",
         ),
-        ("cluster_name: [\n".to_owned(), "line"),
-        (yaml(dir.path(), "").replace("diag: {", "diag: {{"), "column"),
+        ("cluster_name: [\n".to_owned(), "mezhub.yaml:1:15: "),
+        (yaml(dir.path(), "").replace("diag: {", "diag: {{"), "mezhub.yaml:5:7: "),
     ] {
         let out = run(hub(dir.path(), &text), b"");
         assert_ne!(out.code, 0, "{text}");

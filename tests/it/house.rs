@@ -22,7 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// Outside crates that a pure room may use. Sockets, clocks, databases and runtimes are not among them.
 const PURE_MAY_USE: &[(&str, &[&str])] = &[
     ("ssh", &["aws-lc-rs", "base64", "bytes", "thiserror", "zeroize"]),
-    ("core", &["aws-lc-rs", "base64", "regex", "serde", "serde_json", "thiserror", "time"]),
+    ("core", &["aws-lc-rs", "base64", "regex", "serde", "serde-saphyr", "serde_json", "thiserror", "time"]),
 ];
 
 /// What the source of a pure room must not mention.

@@ -99,7 +99,7 @@ fn a_role_without_the_label_or_the_login() {
 fn a_role_with_an_error_is_refused_with_line_and_column() {
     let setup = Setup::shared();
     for (yaml, words) in [
-        ("kind: role\nversion: v1\nmetadata: {name: bad\nspec: {}\n", &["line"][..]),
+        ("kind: role\nversion: v1\nmetadata: {name: bad\nspec: {}\n", &["standard input:4:5: "][..]),
         (
             "kind: role\nversion: v1\nmetadata: {name: bad}\nspec:\n  options:\n    max_sesion_ttl: 1h\n",
             &["max_sesion_ttl", "max_session_ttl", "6:"],

@@ -17,7 +17,6 @@ pub mod address;
 pub mod admin;
 pub mod api;
 pub mod cli;
-pub mod document;
 pub mod error;
 pub mod home;
 pub mod http;

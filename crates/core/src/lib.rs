@@ -22,6 +22,7 @@
 pub mod asciicast;
 pub mod audit;
 pub mod decode;
+pub mod document;
 pub mod duration;
 pub mod error;
 pub mod identity;

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use mezite_client::document::Document;
 use mezite_client::{Error, Result, cli, home};
+use mezite_core::document::Document;
 use mezite_core::kind::{Kind, Role, parse_role, role_document};
 use mezite_core::text::{Table, escape_control};
 use mezite_core::{Fault, duration};

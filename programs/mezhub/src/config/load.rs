@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mezite_core::Invalid;
 use mezite_core::decode::decode;
+use mezite_core::document::Document;
 use serde_json::{Map, Value};
 
 use super::environment::{overlay, variables};
@@ -13,48 +14,47 @@ impl Config {
     /// Reads the file's text and the variables through `get`.
     ///
     /// # Errors
-    /// What is wrong and where: line and column in the file, the key, the nearest known key.
+    /// What is wrong and where: line and column in the file, or the variable; the key, the nearest known key.
     pub(crate) fn load(file: Option<(&Path, &str)>, get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut value = match file {
-            None => Value::Object(Map::new()),
-            Some((path, text)) => parse(path, text)?,
+        let document = match file {
+            None => None,
+            Some((path, text)) => {
+                let document = Document::parse(&path.display().to_string(), text);
+                Some(document.map_err(|invalid| ConfigError(invalid.to_string()))?)
+            }
         };
-        overlay(&mut value, get)?;
-        let config: Self = decode(&value).map_err(|invalid| {
+        let mut value = match document.as_ref().map(|document| &document.value) {
+            None | Some(Value::Null) => Value::Object(Map::new()),
+            Some(value) => value.clone(),
+        };
+        let located = |invalid: Invalid| {
             let variable =
                 variables(&invalid.field).into_iter().find(|name| get(name).is_some_and(|text| !text.is_empty()));
-            let file = || {
-                file.map_or_else(
-                    || "no --config and no /etc/mezite/mezite.yaml".to_owned(),
-                    |(path, _)| path.display().to_string(),
-                )
-            };
-            ConfigError(format!("{}: {}", variable.unwrap_or_else(file), advised(&invalid)))
-        })?;
-        config.validate()?;
+            ConfigError(match (variable, &document) {
+                (Some(variable), _) => format!("{variable}: {invalid}"),
+                (None, Some(document)) => document.locate(invalid).to_string(),
+                (None, None) => format!("no --config and no /etc/mezite/mezite.yaml: {invalid}"),
+            })
+        };
+        if !value.is_object() {
+            return Err(located(Invalid::new("", "expected keys and values")));
+        }
+        overlay(&mut value, get)?;
+        let config: Self = decode(&value).map_err(|invalid| located(advised(invalid)))?;
+        config.validate().map_err(located)?;
         Ok(config)
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Value, ConfigError> {
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let value: Value = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|e| ConfigError(format!("{}: {e}", path.display())))?;
-    match value {
-        Value::Null => Ok(Value::Object(Map::new())),
-        Value::Object(_) => Ok(value),
-        _ => Err(ConfigError(format!("{}: expected keys and values", path.display()))),
-    }
-}
-
-/// What is wrong with a value, and what to write in its place.
-fn advised(Invalid { field, message }: &Invalid) -> String {
-    match message.as_str() {
+/// What to write in the place of a value that is wrong.
+fn advised(Invalid { field, message }: Invalid) -> Invalid {
+    let message = match message.as_str() {
         "is missing" => {
-            let variable = variables(field).pop().unwrap_or_default();
-            format!("{field}: is missing; set it there or as {variable}")
+            let variable = variables(&field).pop().unwrap_or_default();
+            format!("is missing; set it there or as {variable}")
         }
-        "invalid socket address syntax" => format!("{field}: must be an IP address and a port, as 0.0.0.0:3080"),
-        _ => format!("{field}: {message}"),
-    }
+        "invalid socket address syntax" => "must be an IP address and a port, as 0.0.0.0:3080".to_owned(),
+        _ => message,
+    };
+    Invalid { field, message }
 }

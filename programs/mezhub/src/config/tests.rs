@@ -45,14 +45,27 @@ fn variables_win_over_the_file_by_both_names() {
 fn what_is_wrong_is_named() {
     for (text, words) in [
         ("log: {}\n", "mezite.yaml: cluster_name: is missing; set it there or as MEZITE_CLUSTER_NAME"),
-        ("cluster_name: a\ndiag: {listen_addr: x}\n", "diag.listen_addr: must be an IP address and a port"),
-        ("cluster_name: A\n", "configuration: cluster_name: must not hold 'A'; only"),
-        ("cluster_name: a\nproxy: {public_adr: x}\n", "public_addr"),
-        ("cluster_name: a\nlog: {level: loud}\n", "level"),
-        ("cluster_name: a\n  b: [\n", "line"),
-        ("cluster_name: a\ncluster_name: b\n", "cluster_name"),
-        ("cluster_name: a\ndatabase: {driver: postgres}\n", "not part of this release"),
-        ("cluster_name: a\nca_key_passphrase: x\nca_key_passphrase_file: y\n", "both set"),
+        (
+            "cluster_name: a\ndiag: {listen_addr: x}\n",
+            "mezite.yaml:2:8: diag.listen_addr: must be an IP address and a port",
+        ),
+        ("log: {}\ncluster_name: A\n", "mezite.yaml:2:1: cluster_name: must not hold 'A'; only"),
+        (
+            "cluster_name: a\nproxy:\n  public_adr: x\n",
+            "mezite.yaml:3:3: proxy.public_adr: unknown field, did you mean public_addr",
+        ),
+        ("cluster_name: a\nlog: {level: loud}\n", "mezite.yaml:2:7: log.level: "),
+        ("cluster_name: a\n  b: [\n", "mezite.yaml:2:"),
+        ("- cluster_name\n", "mezite.yaml: expected keys and values"),
+        ("cluster_name: a\ncluster_name: b\n", "mezite.yaml:2:1: "),
+        (
+            "cluster_name: a\ndatabase: {driver: postgres}\n",
+            "mezite.yaml:2:12: database.driver: PostgreSQL is not part of this release",
+        ),
+        (
+            "cluster_name: a\nca_key_passphrase: x\nca_key_passphrase_file: y\n",
+            "mezite.yaml:2:1: ca_key_passphrase: is set, and ca_key_passphrase_file too",
+        ),
     ] {
         let error = load(text, &[]).unwrap_err().to_string();
         assert!(error.contains(words), "{text:?}: {error}");

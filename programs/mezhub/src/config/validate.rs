@@ -1,6 +1,7 @@
 //! What a configuration that can be read must still keep, and what this release cannot do yet.
 
-use super::ConfigError;
+use mezite_core::{Invalid, name};
+
 use super::sections::{Backend, Config, Driver};
 
 impl Config {
@@ -8,13 +9,10 @@ impl Config {
     ///
     /// # Errors
     /// The first key that cannot be used, and why.
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let fail = |text: String| Err(ConfigError(format!("configuration: {text}")));
-        if let Err(invalid) = mezite_core::name::cluster(&self.cluster_name) {
-            return fail(invalid.to_string());
-        }
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        name::cluster(&self.cluster_name)?;
         if !self.ssh.enabled {
-            return fail("ssh.enabled: false is not possible; SSH is what this server is for".to_owned());
+            return Err(Invalid::new("ssh.enabled", "false is not possible; SSH is what this server is for"));
         }
         for (key, secret, file) in [
             ("ca_key_passphrase", &self.ca_key_passphrase, &self.ca_key_passphrase_file),
@@ -24,15 +22,15 @@ impl Config {
             ("audit.previous_hmac_key", &self.audit.previous_hmac_key, &self.audit.previous_hmac_key_file),
         ] {
             if secret.is_some() && file.is_some() {
-                return fail(format!("{key} and {key}_file are both set; keep one"));
+                return Err(Invalid::new(key, format!("is set, and {key}_file too; keep one")));
             }
         }
-        self.not_yet().map_or(Ok(()), fail)
+        self.not_yet().map_or(Ok(()), Err)
     }
 
     /// What this release cannot do and must not pretend to.
-    fn not_yet(&self) -> Option<String> {
-        let absent = |key: &str, what: &str| Some(format!("{key}: {what} is not part of this release"));
+    fn not_yet(&self) -> Option<Invalid> {
+        let absent = |key: &str, what: &str| Some(Invalid::new(key, format!("{what} is not part of this release")));
         if self.database.driver == Driver::Postgres {
             return absent("database.driver", "PostgreSQL");
         }
