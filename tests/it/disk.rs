@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use crate::cluster::Cluster;
@@ -11,12 +12,15 @@ use crate::os_user::OsUser;
 use crate::process::{Client, tool, wait_for};
 use crate::setup::Setup;
 
-/// A small disk; unmounted when dropped.
+/// A small disk; unmounted when dropped. Only this thread and the programs it starts from now on see it, and it goes with
+/// the last of them, also when the test is killed.
 struct Disk(PathBuf);
 
 impl Disk {
     fn mount(at: &Path, size: &str) -> Self {
         fs::create_dir_all(at).unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        tool("mount", &["--make-rprivate", "/"]).ok();
         tool("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0755"), "none", &at.display().to_string()])
             .ok();
         Self(at.to_owned())
