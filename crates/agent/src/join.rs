@@ -95,7 +95,7 @@ impl JoinError {
 
     /// True when a node that has joined may be taken back later: a clock that is off makes every certificate look wrong.
     pub(crate) fn may_heal(&self) -> bool {
-        matches!(self, Self::Dial(DialError::Tls { .. } | DialError::NotHttp2 { .. }))
+        matches!(self, Self::Dial(error @ DialError::Tls { .. }) if !error.is_distrust())
     }
 }
 

@@ -58,6 +58,16 @@ pub enum DialError {
     },
 }
 
+impl DialError {
+    /// True when the server's certificate is of another authority or name: waiting does not help, as it does for a clock.
+    pub fn is_distrust(&self) -> bool {
+        use CertificateError as C;
+        let Self::Tls { source, .. } = self else { return false };
+        let Some(rustls::Error::InvalidCertificate(reason)) = tls_error(source) else { return false };
+        !matches!(reason, C::NotValidYet | C::NotValidYetContext { .. } | C::Expired | C::ExpiredContext { .. })
+    }
+}
+
 /// Connects over TCP with TCP_NODELAY set, within [`CONNECT_TIMEOUT`].
 ///
 /// # Errors
@@ -232,6 +242,17 @@ mod tests {
         let other = OtherError(Arc::new(crate::tls::PinMismatch { expected: pin }));
         let mismatch = said(CertificateError::Other(other).into());
         assert!(mismatch.contains("does not match the pin sha256:0000") && !mismatch.contains("Other"), "{mismatch}");
+    }
+
+    #[test]
+    fn a_wrong_authority_is_told_from_a_wrong_clock() {
+        let failed = |error: rustls::Error| {
+            let source = io::Error::new(io::ErrorKind::InvalidData, error);
+            DialError::Tls { address: "hub:3025".to_owned(), source }.is_distrust()
+        };
+        assert!(failed(CertificateError::UnknownIssuer.into()));
+        assert!(!failed(CertificateError::NotValidYet.into()) && !failed(CertificateError::Expired.into()));
+        assert!(!failed(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)));
     }
 
     #[test]
