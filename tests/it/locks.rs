@@ -105,6 +105,17 @@ fn a_role_that_no_longer_allows_ends_sessions() {
 }
 
 #[test]
+fn a_login_taken_from_a_user_ends_what_was_opened_with_it() {
+    let setup = Setup::shared();
+    let user = setup.somebody();
+    let update = ["users", "update", &user.name, "--logins=somebody-else"];
+    let told = ended_by(&setup, &user, BOUND, || drop(setup.cluster.mezctl(&update).ok()));
+    assert!(told.contains("logins"), "{told}");
+    let text = user.msh(&["ssh", &setup.msh_target(), "--", "true"]).refused(255);
+    assert!(text.contains("msh login"), "{text}");
+}
+
+#[test]
 fn a_deleted_user_is_gone_at_once() {
     let setup = Setup::shared();
     let user = setup.somebody();

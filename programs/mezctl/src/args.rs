@@ -151,7 +151,9 @@ pub(crate) struct CreateUser {
     pub(crate) password_stdin: bool,
 }
 
-/// Change roles, logins or traits of a user. What is not named stays; live sessions that are no longer allowed end.
+/// Change roles, logins or traits of a user. What is not named stays.
+///
+/// What is taken away ends at once, live sessions included. For what is new the user logs in again.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
 #[command(group = ArgGroup::new("change").required(true).multiple(true).args(["roles", "logins", "traits"]))]

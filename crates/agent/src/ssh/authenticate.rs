@@ -231,7 +231,7 @@ mod tests {
             principals: vec![text("ubuntu")],
             ..Identity::default()
         };
-        let standing = Standing { user_id: text("u1"), roles: vec![text("access")] };
+        let standing = Standing { user_id: text("u1"), roles: vec![text("access")], traits: identity.traits.clone() };
         let node = NodeSpec { node_id: text("n1"), hostname: text("web-1"), ..NodeSpec::default() };
         let view = View {
             roles: Arc::new([(text("access"), built_in("access").unwrap())].into()),

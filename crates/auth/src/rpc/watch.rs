@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use mezite_core::kind::{Kind, Lock, Node, NodeSpec, Role, User};
+use mezite_core::kind::{Kind, Lock, Node, NodeSpec, Role, User, UserSpec};
 use mezite_core::rbac::Standing;
 use mezite_core::{Fault, Invalid};
 use mezite_proto::v1::{WatchEvent, WatchRequest};
-use mezite_store::{Change, Store};
+use mezite_store::{Change, Object, Store};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -128,12 +128,7 @@ async fn follow(
 
 async fn changed(store: &Store, change: Change) -> Result<WatchEvent, Fault> {
     let json = match (change.kind, &change.json) {
-        (User::KIND, Some(_)) => match store.find::<User>(&change.name).await? {
-            Some(user) => {
-                Some(user_json(&user.id, user.spec.as_ref().map(|spec| spec.roles.as_slice()).unwrap_or_default()))
-            }
-            None => None,
-        },
+        (User::KIND, Some(_)) => store.find::<User>(&change.name).await?.as_ref().map(user_json),
         (_, json) => json.as_ref().map(|json| json.as_bytes().to_vec()),
     };
     Ok(WatchEvent {
@@ -164,11 +159,10 @@ async fn everything(hub: &Hub, reader: &Reader) -> Result<Vec<WatchEvent>, Fault
         events.extend(nodes.into_iter().filter(|node| reader.wants(Node::KIND, &node.name)));
     }
     if wants(User::KIND) {
-        events.extend(hub.store.all::<User>().await?.into_iter().map(|user| {
-            let roles = user.spec.as_ref().map(|spec| spec.roles.as_slice()).unwrap_or_default();
-            let json = user_json(&user.id, roles);
-            WatchEvent { json, ..event(User::KIND, user.name, user.revision) }
-        }));
+        let users = hub.store.all::<User>().await?.into_iter();
+        events.extend(
+            users.map(|user| WatchEvent { json: user_json(&user), ..event(User::KIND, user.name, user.revision) }),
+        );
     }
     Ok(events)
 }
@@ -186,9 +180,11 @@ fn event(kind: &str, name: String, revision: u64) -> WatchEvent {
     WatchEvent { kind: kind.into(), name, revision, ..WatchEvent::default() }
 }
 
-/// Of a user, agents and proxies learn that it exists, under which id, and with which roles.
-fn user_json(id: &str, roles: &[String]) -> Vec<u8> {
-    let standing = Standing { user_id: id.to_owned(), roles: roles.to_vec() };
+/// Of a user, agents and proxies learn that it exists, under which id, and with which roles and traits. One that cannot be
+/// read has none.
+fn user_json(user: &Object<User>) -> Vec<u8> {
+    let UserSpec { roles, traits } = user.spec.clone().unwrap_or_default();
+    let standing = Standing { user_id: user.id.clone(), roles, traits };
     serde_json::to_vec(&standing).unwrap_or_default()
 }
 

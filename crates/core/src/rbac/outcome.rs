@@ -179,6 +179,11 @@ pub enum Reason {
         /// Name of the role.
         role: String,
     },
+    /// The user does not have a value of a trait of the certificate any more.
+    TraitWithdrawn {
+        /// Name of the trait.
+        name: String,
+    },
     /// The certificate was issued before the login was granted.
     NotInCertificate {
         /// The login.
@@ -270,6 +275,9 @@ impl fmt::Display for Reason {
             Self::UserGone => f.write_str("the user of the certificate does not exist any more"),
             Self::RoleWithdrawn { role } => {
                 write!(f, "the user does not hold role {role} of the certificate any more; run msh login")
+            }
+            Self::TraitWithdrawn { name } => {
+                write!(f, "the user does not have all {name} of the certificate any more; run msh login")
             }
             Self::NotInCertificate { login } => {
                 write!(f, "the certificate does not name the login {login}; run msh login")
