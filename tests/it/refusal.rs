@@ -35,6 +35,7 @@ fn a_login_that_no_role_allows() {
     let user = setup.somebody();
     let text = user.msh(&["ssh", "--login=daemon", "node-1", "--", "true"]).refused(255);
     assert!(text.contains("daemon"), "{text}");
+    assert!(text.contains(&format!("your certificate names {}: ", setup.os.name)), "{text}");
     let event = one_denial(&setup, &user.name, "T4000W");
     assert_eq!((&event["login"], &event["server_hostname"]), (&"daemon".into(), &"node-1".into()), "{event:#?}");
 }

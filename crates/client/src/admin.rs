@@ -11,7 +11,7 @@ use mezite_net::tls::ALPN_H2;
 use mezite_proto::v1::auth_client::AuthClient;
 use mezite_proto::v1::{self, Object};
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use zeroize::Zeroizing;
 
 use crate::address::Address;
@@ -126,6 +126,10 @@ pub fn refused(status: Status) -> Error {
         return Error::unavailable(format!(
             "the connection to Auth broke: {source}; check the address, and that the hub runs"
         ));
+    }
+    // Another service answered, or another release.
+    if status.code() == Code::Unimplemented {
+        return Error::unavailable(escape_control(status.message()).into_owned());
     }
     match Fault::from_grpc(status.code().into(), escape_control(status.message())) {
         Fault::NotLoggedIn(message) => Error::not_logged_in(with_next(message, LOGIN)),

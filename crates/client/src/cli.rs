@@ -165,7 +165,7 @@ pub fn completion(shell: Shell, mut command: Command) -> Result<()> {
     print(&String::from_utf8_lossy(&script))
 }
 
-/// Prints the manual page: the program, then the help of each command below it.
+/// Prints the manual page: the help of the program, and of each command below it.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -177,15 +177,13 @@ pub fn man(command: Command) -> Result<()> {
         clap_mangen::Man::render_title,
         clap_mangen::Man::render_name_section,
         clap_mangen::Man::render_synopsis_section,
-        clap_mangen::Man::render_description_section,
-        clap_mangen::Man::render_options_section,
     ];
     head.iter()
         .try_for_each(|section| section(&man, &mut page))
         .map_err(|error| Error::Local(format!("cannot write the manual page: {error}")))?;
     let mut page = String::from_utf8_lossy(&page).into_owned();
     page.push_str(".SH COMMANDS\n");
-    for (name, help) in helps(command).into_iter().skip(1) {
+    for (name, help) in helps(command) {
         // A line that begins with a dot or a quote is a request, a backslash an escape (groff_man(7)).
         page.push_str(&format!(".SS {name}\n.nf\n"));
         help.lines().for_each(|line| page.push_str(&format!("\\&{}\n", line.replace('\\', "\\e"))));

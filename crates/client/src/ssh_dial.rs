@@ -128,7 +128,7 @@ impl Dialer {
         let login = Bytes::from(json!({ "login": target.login }).to_string());
         // One flight: the channel does not wait for the answer, which only says that the login was heard.
         let (_, channel) = tokio::join!(connection.global_request("target@mezite", login), connection.open(open));
-        let channel = channel.map_err(|error| unopened(&error, &connection, &target.node))?;
+        let channel = channel.map_err(|error| self.with_logins(unopened(&error, &connection, &target.node), target))?;
         Ok((connection, channel.into_stream()))
     }
 
@@ -141,13 +141,31 @@ impl Dialer {
         match connect(stream, self.config(&target.login, &target.node)).await {
             Ok((inner, _)) => Ok(NodeConnection { inner, outer }),
             Err(ConnectError::Closed(_)) if outer.close_reason().is_some() => Err(closed(&outer)),
-            Err(error) => Err(not_let_in(&error, &format!("{} on {}", target.login, target.node))),
+            Err(error) => {
+                Err(self.with_logins(not_let_in(&error, &format!("{} on {}", target.login, target.node)), target))
+            }
         }
     }
 
     fn config(&self, user: &str, host: &str) -> ClientConfig {
         let trust = HostTrust::Authorities { keys: self.authorities.clone(), name: host.to_owned() };
         ClientConfig::new(user, Some(self.identity.clone()), trust, clock::now_unix())
+    }
+
+    /// A login that the certificate does not name is refused whatever the roles say by now.
+    fn with_logins(&self, error: Error, target: &Target) -> Error {
+        let named = &self.profile.logins;
+        match error {
+            Error::Fault(Fault::Denied(message)) if !named.contains(&target.login) => {
+                let named = if named.is_empty() { "no login".to_owned() } else { named.join(", ") };
+                let named = escape_control(&named);
+                Fault::Denied(format!(
+                    "{message}; your certificate names {named}: for a login given since, run `msh login`"
+                ))
+                .into()
+            }
+            other => other,
+        }
     }
 
     /// A proxy that refuses in silence may have another clock than this machine; that is found out here.
