@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::ReadAhead;
 use crate::clock;
 use crate::tls::HANDSHAKE_TIMEOUT;
 
@@ -23,7 +24,7 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Io for S {}
 
 /// A TLS connection to a server.
-pub type Stream = TlsStream<Box<dyn Io>>;
+pub type Stream = TlsStream<ReadAhead<Box<dyn Io>>>;
 
 /// Why a server was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +197,7 @@ async fn handshake(
     name: ServerName<'static>,
     address: &str,
 ) -> Result<Stream, DialError> {
-    let connecting = TlsConnector::from(Arc::clone(config)).connect(name, io);
+    let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(io));
     tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

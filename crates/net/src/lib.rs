@@ -23,6 +23,7 @@ pub mod host;
 pub mod http;
 pub mod listener;
 pub mod nss;
+mod read_ahead;
 pub mod report;
 pub mod rpc;
 pub mod shutdown;
@@ -30,3 +31,5 @@ pub mod ssh;
 pub mod tls;
 pub mod tunnel;
 pub mod watch;
+
+pub use read_ahead::ReadAhead;

@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::ReadAhead;
+
 pub use identity::{LiveIdentity, TlsIdentity, TlsKey};
 pub use peer::{Peer, PeerError, PeerRole};
 pub use pin::{Observed, Pin, PinMismatch};
@@ -185,11 +187,11 @@ pub fn client_config(
 ///
 /// # Errors
 /// Whatever the peer did wrong; a verified certificate that does not name an agent or a proxy is refused too.
-pub async fn accept<S>(io: S, config: Arc<ServerConfig>) -> Result<(TlsStream<S>, Option<Peer>), TlsError>
+pub async fn accept<S>(io: S, config: Arc<ServerConfig>) -> Result<(TlsStream<ReadAhead<S>>, Option<Peer>), TlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(config).accept(io);
+    let handshake = TlsAcceptor::from(config).accept(ReadAhead::new(io));
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| TlsError::Timeout)??;
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = leaf.map(Peer::from_verified_leaf).transpose()?;
