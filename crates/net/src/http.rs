@@ -27,6 +27,8 @@ use crate::tls::{self, Peer};
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 peer is asked whether it lives, and how long it may take to answer.
 pub const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Most bytes of one HTTP/2 frame of a peer that moves bulk data: a whole chunk of a tunnel, so that it is written at once.
+pub const BULK_FRAME: u32 = 128 * 1024;
 /// Most bytes of request headers.
 pub const MAX_HEADERS: u32 = 16 * 1024;
 
@@ -100,7 +102,8 @@ fn builder(http2: bool, bulk: bool) -> Builder<TokioExecutor> {
         .max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(streams)
         .initial_stream_window_size(stream_window)
-        .initial_connection_window_size(connection_window);
+        .initial_connection_window_size(connection_window)
+        .max_frame_size(bulk.then_some(BULK_FRAME));
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 

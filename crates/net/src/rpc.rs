@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::dial::{DialError, Dialer, Stream};
-use crate::http::{KEEPALIVE, MAX_HEADERS};
+use crate::http::{BULK_FRAME, KEEPALIVE, MAX_HEADERS};
 
 /// Metadata of `Tunnel.Dial`: the dial request that the call answers.
 pub const DIAL_ID: &str = "mezite-dial-id";
@@ -66,6 +66,7 @@ fn channel_from(dialer: Dialer, first: Option<Stream>) -> Channel {
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(BULK_FRAME)
         .connect_with_connector_lazy(connector)
 }
 

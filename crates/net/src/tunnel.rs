@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 use tonic::{Status, Streaming};
 
-/// Most bytes of one chunk that is sent.
-pub const CHUNK: usize = 64 * 1024;
+/// Most bytes of one chunk that is sent: with its framing it fits the 64 KiB that TLS takes at once.
+pub const CHUNK: usize = 64 * 1024 - 64;
 /// Chunks waiting to be sent.
 pub const QUEUE: usize = 4;
 

@@ -15,6 +15,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use crate::pty;
 use crate::spec::{SPEC_MAX, SessionSpec};
 
+/// Bytes that a program may be ahead of the agent.
+const OUTPUT_PIPE: i32 = 256 * 1024;
 /// A starter that takes the spec slower than this is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -107,6 +109,8 @@ impl Ends {
         let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
         let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?, pipe()?);
         [&in_write, &out_read, &err_read].into_iter().try_for_each(nonblocking)?;
+        // A wider pipe lets program and agent work at the same time; a system that grants less has its way.
+        let _ = fcntl(&out_read, FcntlArg::F_SETPIPE_SZ(OUTPUT_PIPE));
         Ok(Self {
             pty_master: None,
             stdin: Some(in_write),

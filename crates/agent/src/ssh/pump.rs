@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::ssh::leader::{ControlWriter, Exit, Leader, Messages, Streams, resize};
 use crate::ssh::session::Verdict;
 
-/// Bytes read at once.
-const READ: usize = 32 * 1024;
+/// Most bytes read at once: as SSH packets they fit one chunk of the tunnel.
+const READ: usize = 63 * 1024;
+/// The least room worth a read: a program that writes little at a time shares one buffer among several reads.
+const READ_MIN: usize = 8 * 1024;
 /// How long a farewell may wait for the client's window.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the starter may take to end every process.
@@ -220,7 +222,9 @@ async fn send(
     let mut buffer = BytesMut::new();
     let mut last = false;
     loop {
-        buffer.reserve(READ);
+        if buffer.capacity() < READ_MIN {
+            buffer.reserve(READ);
+        }
         match from.try_read_buf(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(_) => {
