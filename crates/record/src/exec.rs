@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::chunk::hex;
 
@@ -81,16 +82,52 @@ fn program(word: &str) -> Option<&str> {
     }
 }
 
-/// What a stream amounted to.
-pub(crate) struct Count {
+/// What a command's output streams amounted to. Bytes are counted where they arrive, so that those that are not kept need
+/// not travel further.
+pub(crate) struct Counts {
+    policy: ExecPolicy,
+    stdout: Count,
+    stderr: Count,
+    last: Option<Instant>,
+}
+
+/// The form of [`Counts`] in the recording's last marker.
+#[derive(Debug, Serialize)]
+pub(crate) struct Totals {
+    stdout: Total,
+    stderr: Total,
+}
+
+impl Counts {
+    pub(crate) fn new(policy: ExecPolicy) -> Self {
+        Self { policy, stdout: Count::new(policy), stderr: Count::new(policy), last: None }
+    }
+
+    /// Counts `data`, which came `at`, and says how many of its first bytes are to be kept.
+    pub(crate) fn take(&mut self, at: Instant, stream: ExecStream, data: &[u8]) -> usize {
+        self.last = Some(at);
+        let count = match stream {
+            ExecStream::Stdout => &mut self.stdout,
+            ExecStream::Stderr => &mut self.stderr,
+        };
+        count.take(self.policy, data)
+    }
+
+    /// The moment of the last output, and the totals; nothing counts afterwards.
+    pub(crate) fn finish(&mut self) -> (Option<Instant>, Totals) {
+        let Self { last, stdout, stderr, .. } = std::mem::replace(self, Self::new(self.policy));
+        (last, Totals { stdout: stdout.total(), stderr: stderr.total() })
+    }
+}
+
+struct Count {
     bytes: u64,
     recorded: u64,
     hash: Option<Context>,
 }
 
-/// The form of a [`Count`] in the recording's last marker.
 #[derive(Debug, Serialize)]
-pub(crate) struct Total {
+struct Total {
     bytes: u64,
     recorded: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,30 +135,27 @@ pub(crate) struct Total {
 }
 
 impl Count {
-    pub(crate) fn new(policy: ExecPolicy) -> Self {
+    fn new(policy: ExecPolicy) -> Self {
         let hash = (policy != ExecPolicy::Metadata).then(|| Context::new(&SHA256));
         Self { bytes: 0, recorded: 0, hash }
     }
 
-    /// Counts `data` and gives back the part of it to be kept.
-    pub(crate) fn take<'a>(&mut self, policy: ExecPolicy, data: &'a [u8]) -> &'a [u8] {
+    /// Counts `data` and says how many of its first bytes are to be kept.
+    fn take(&mut self, policy: ExecPolicy, data: &[u8]) -> usize {
         self.bytes += data.len() as u64;
         if let Some(hash) = &mut self.hash {
             hash.update(data);
         }
         let kept = match policy {
-            ExecPolicy::Full => data,
-            ExecPolicy::Head => {
-                let room = usize::try_from(HEAD - self.recorded).unwrap_or(usize::MAX);
-                data.get(..room).unwrap_or(data)
-            }
-            ExecPolicy::Metadata => &[],
+            ExecPolicy::Full => data.len(),
+            ExecPolicy::Head => usize::try_from(HEAD - self.recorded).unwrap_or(usize::MAX).min(data.len()),
+            ExecPolicy::Metadata => 0,
         };
-        self.recorded += kept.len() as u64;
+        self.recorded += kept as u64;
         kept
     }
 
-    pub(crate) fn total(self) -> Total {
+    fn total(self) -> Total {
         let sha256 = self.hash.map(|hash| hex(hash.finish().as_ref()));
         Total { bytes: self.bytes, recorded: self.recorded, sha256 }
     }
@@ -188,9 +222,9 @@ mod tests {
     fn the_head_is_kept_and_the_whole_is_hashed() {
         let data = vec![b'x'; 700_000];
         let mut count = Count::new(ExecPolicy::Head);
-        assert_eq!(count.take(ExecPolicy::Head, &data).len(), 700_000);
-        assert_eq!(count.take(ExecPolicy::Head, &data).len(), usize::try_from(HEAD).unwrap() - 700_000);
-        assert_eq!(count.take(ExecPolicy::Head, &data), b"");
+        assert_eq!(count.take(ExecPolicy::Head, &data), 700_000);
+        assert_eq!(count.take(ExecPolicy::Head, &data), usize::try_from(HEAD).unwrap() - 700_000);
+        assert_eq!(count.take(ExecPolicy::Head, &data), 0);
         let total = count.total();
         assert_eq!((total.bytes, total.recorded), (2_100_000, HEAD));
         let whole = aws_lc_rs::digest::digest(&SHA256, &vec![b'x'; 2_100_000]);
@@ -200,7 +234,7 @@ mod tests {
     #[test]
     fn a_transfer_is_counted_only() {
         let mut count = Count::new(ExecPolicy::Metadata);
-        assert_eq!(count.take(ExecPolicy::Metadata, b"secret"), b"");
+        assert_eq!(count.take(ExecPolicy::Metadata, b"secret"), 0);
         let total = count.total();
         assert_eq!((total.bytes, total.recorded, total.sha256), (6, 0, None));
     }

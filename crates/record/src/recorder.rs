@@ -2,7 +2,7 @@
 
 use std::future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::exec::{Count, ExecPolicy, ExecStream, Total};
+use crate::exec::{Counts, ExecPolicy, ExecStream};
 use crate::metadata::Metadata;
 use crate::seal::Seal;
 use crate::sink::{Mode, Order, Store};
@@ -25,8 +25,8 @@ const FULL: usize = 512 * 1024;
 /// Text of this age is cut into a chunk.
 const AGE: Duration = Duration::from_secs(1);
 /// Events on their way to the encoder, and most bytes of each.
-const QUEUE: usize = 16;
-const PIECE: usize = 32 * 1024;
+const QUEUE: usize = 8;
+const PIECE: usize = 64 * 1024;
 
 /// What a session shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +62,10 @@ impl RecordError {
 /// Each method returns once the recorder has taken its argument, in a queue of bounded size; what it took is on disk at
 /// most one second and one write later. Dropping every clone without [`Recorder::finish`] closes the recording as
 /// incomplete.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Recorder {
+    /// Absent for a terminal.
+    counts: Option<Arc<Mutex<Counts>>>,
     events: mpsc::Sender<(Instant, Event)>,
     failure: watch::Receiver<Option<RecordError>>,
 }
@@ -88,14 +90,18 @@ impl Recorder {
         content: Content,
         metadata: Metadata,
     ) -> Result<Self, RecordError> {
-        let encoder = Encoder::new(content, &metadata);
+        let counts = match content {
+            Content::Terminal => None,
+            Content::Exec(policy) => Some(Arc::new(Mutex::new(Counts::new(policy)))),
+        };
+        let encoder = Encoder::new(counts.clone(), &metadata);
         let (failed, failure) = watch::channel(None);
         let store = Store::open(spool, mode, metadata, failed).await?;
         let (orders, incoming) = mpsc::channel(1);
         let (events, queue) = mpsc::channel(QUEUE);
         tokio::spawn(store.run(incoming));
         tokio::spawn(encode(encoder, queue, orders));
-        Ok(Self { events, failure })
+        Ok(Self { counts, events, failure })
     }
 
     /// Records what the terminal shows, or a command's standard output. To be awaited before the bytes go on.
@@ -111,6 +117,11 @@ impl Recorder {
     /// # Errors
     /// The failure that ended the recording.
     pub async fn stream(&self, stream: ExecStream, mut data: Bytes) -> Result<(), RecordError> {
+        if let Some(counts) = &self.counts {
+            self.check()?;
+            let kept = counts.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now(), stream, &data);
+            data.truncate(kept);
+        }
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(PIECE));
             self.event(Event::Output(stream, piece)).await?;
@@ -163,10 +174,12 @@ impl Recorder {
     }
 
     async fn event(&self, event: Event) -> Result<(), RecordError> {
-        if self.failure.borrow().is_some() {
-            return Err(self.reason());
-        }
+        self.check()?;
         self.events.send((Instant::now(), event)).await.map_err(|_| self.reason())
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        if self.failure.borrow().is_some() || self.events.is_closed() { Err(self.reason()) } else { Ok(()) }
     }
 
     fn reason(&self) -> RecordError {
@@ -216,22 +229,15 @@ struct Encoder {
     text: Vec<u8>,
     started: Instant,
     last: Duration,
-    policy: ExecPolicy,
     /// Absent for a terminal.
-    counts: Option<(Count, Count)>,
+    counts: Option<Arc<Mutex<Counts>>>,
     /// Standard error has split characters of its own.
     stdout: Writer,
     stderr: Writer,
 }
 
-#[derive(Serialize)]
-struct Totals {
-    stdout: Total,
-    stderr: Total,
-}
-
 impl Encoder {
-    fn new(content: Content, metadata: &Metadata) -> Self {
+    fn new(counts: Option<Arc<Mutex<Counts>>>, metadata: &Metadata) -> Self {
         let (width, height) = match (metadata.width, metadata.height) {
             (0, _) | (_, 0) => (80, 24),
             size => size,
@@ -244,15 +250,10 @@ impl Encoder {
         }
         let mut text = Vec::new();
         Writer::header(&header, &mut text);
-        let (policy, counts) = match content {
-            Content::Terminal => (ExecPolicy::Full, None),
-            Content::Exec(policy) => (policy, Some((Count::new(policy), Count::new(policy)))),
-        };
         Self {
             text,
             started: Instant::now(),
             last: Duration::ZERO,
-            policy,
             counts,
             stdout: Writer::new(),
             stderr: Writer::new(),
@@ -260,7 +261,7 @@ impl Encoder {
     }
 
     fn event(&mut self, at: Instant, event: Event) {
-        self.last = self.last.max(at.saturating_duration_since(self.started));
+        self.reached(at);
         match event {
             Event::Output(stream, data) => self.output(stream, &data),
             Event::Input(data) => self.stdout.input(self.last, &data, &mut self.text),
@@ -269,22 +270,28 @@ impl Encoder {
         }
     }
 
+    fn reached(&mut self, at: Instant) {
+        self.last = self.last.max(at.saturating_duration_since(self.started));
+    }
+
     fn output(&mut self, stream: ExecStream, data: &[u8]) {
-        let (writer, count) = match (stream, &mut self.counts) {
-            (ExecStream::Stdout, counts) => (&mut self.stdout, counts.as_mut().map(|counts| &mut counts.0)),
-            (ExecStream::Stderr, counts) => (&mut self.stderr, counts.as_mut().map(|counts| &mut counts.1)),
+        let writer = match stream {
+            ExecStream::Stdout => &mut self.stdout,
+            ExecStream::Stderr => &mut self.stderr,
         };
-        let kept = count.map_or(data, |count| count.take(self.policy, data));
-        writer.output(self.last, kept, &mut self.text);
+        writer.output(self.last, data, &mut self.text);
     }
 
     /// Split characters come out, and a marker says what an exec amounted to.
     fn finish(&mut self) {
+        let counted = self.counts.take().map(|counts| counts.lock().unwrap_or_else(PoisonError::into_inner).finish());
+        if let Some((Some(last), _)) = counted {
+            self.reached(last);
+        }
         for writer in [&mut self.stdout, &mut self.stderr] {
             std::mem::take(writer).finish(self.last, &mut self.text);
         }
-        if let Some((stdout, stderr)) = self.counts.take() {
-            let totals = Totals { stdout: stdout.total(), stderr: stderr.total() };
+        if let Some((_, totals)) = counted {
             marker(self.last, &totals, &mut self.text);
         }
     }
