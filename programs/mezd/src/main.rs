@@ -55,8 +55,10 @@ fn start() -> Result<(), Box<dyn std::error::Error>> {
     mezite_net::tls::install_provider();
     let (starter, which) = mezite_session::choose_starter();
     tracing::info!("{which}");
-    // Two threads carry many sessions, and the node's memory is its users'.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // Two threads carry many sessions, and the node's memory is its users'. While bulk data keeps tasks busy, sockets are
+    // looked at often: a window that is seen late stops a transfer.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).event_interval(4).enable_all().build()?;
     runtime.block_on(async {
         let stop = shutdown::on_signals()?;
         let socket = variable("NOTIFY_SOCKET");

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
     terminal::restore_on_panic();
     mezite_net::tls::install_provider();
     let is_ssh = matches!(args.command, Command::Ssh(_) | Command::Proxy(_));
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // While bulk data keeps tasks busy, sockets are looked at often: a window that is seen late stops a transfer.
+    let runtime = match tokio::runtime::Builder::new_current_thread().event_interval(4).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("msh: cannot start: {error}");

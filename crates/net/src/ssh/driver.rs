@@ -22,8 +22,8 @@ const READ_MIN: usize = 4 << 10;
 const READ_MAX: usize = 128 << 10;
 /// A buffer up to this size is not worth giving back.
 const KEEP: usize = 8 << 10;
-/// Turns before other tasks get theirs.
-const TURNS: usize = 32;
+/// Turns before other tasks get theirs: what was read is to be on its way while more is read.
+const TURNS: usize = 2;
 /// Time for the farewell to be written, and for the peer to close after it.
 const LINGER: Duration = Duration::from_secs(2);
 
