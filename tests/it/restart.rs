@@ -141,13 +141,9 @@ fn an_agent_that_is_stopped_ends_its_sessions_and_uploads_later() {
 #[test]
 fn recordings_wait_for_a_hub_that_is_away() {
     let mut setup = Setup::new();
-    let mut pty = Pty::start(&setup.alice.ssh_command(&[&setup.target()]), 80, 24);
-    pty.prompt();
-    pty.send("echo begun\r");
-    pty.expect("begun");
-    let id = setup.cluster.live("alice")[0]["id"].as_str().unwrap().to_owned();
+    let (mut session, id) = begun(&setup);
     setup.cluster.stop_hub(Signal::SIGKILL);
-    assert_eq!(pty.wait(), 255);
+    assert_eq!(session.wait().code, 255);
     let mut agent = setup.cluster.agents.remove("node-1").unwrap();
     agent.signal(Signal::SIGKILL);
     agent.wait();

@@ -79,8 +79,8 @@ fn control_keys_reach_the_far_side() {
         pty.send("echo status=$?\r");
         pty.expect("status=130");
         // Stop, list, kill, and the end of input.
-        pty.send("sleep 1001\r");
-        pty.expect("sleep 1001");
+        pty.send("sh -c 'echo sta\"\"rted; exec sleep 1001'\r");
+        pty.expect("started");
         pty.send("\x1a");
         pty.expect("Stopped");
         pty.send("kill %1; wait; echo go''ne\r");
