@@ -151,7 +151,8 @@ impl Error for Invalid {
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let shown: String = variant.chars().take(64).collect();
         let known: Vec<&str> = expected.iter().copied().filter(|word| !word.is_empty()).collect();
-        Self::new("", format!("{shown:?} is not one of {}", known.join(", ")))
+        let hint = nearest(variant, known.iter().copied()).map(|near| format!("; did you mean {near}?"));
+        Self::new("", format!("{shown:?} is not one of {}{}", known.join(", "), hint.unwrap_or_default()))
     }
 }
 

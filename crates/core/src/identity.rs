@@ -48,8 +48,6 @@ pub struct Flags {
     pub port_forwarding: bool,
     /// `permit-agent-forwarding`
     pub agent_forwarding: bool,
-    /// `permit-X11-forwarding`
-    pub x11_forwarding: bool,
 }
 
 /// Why a certificate's extensions are not an identity.
@@ -80,7 +78,6 @@ impl Identity {
             ("permit-pty", flags.pty),
             ("permit-port-forwarding", flags.port_forwarding),
             ("permit-agent-forwarding", flags.agent_forwarding),
-            ("permit-X11-forwarding", flags.x11_forwarding),
         ];
         extensions.extend(standard.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, String::new())));
         extensions.sort_unstable();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mezite_core::audit::{Event as AuditEvent, EventType};
 use mezite_core::identity::Identity;
-use mezite_core::rbac::{self, Denied, Permit, Question, Target};
+use mezite_core::rbac::{self, Denied, Permit, Proof, Question, Target};
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{
@@ -182,6 +182,7 @@ fn decide_for(
         target: Target { node_id, name, labels },
         login: Some(login),
         locks: &view.locks,
+        proof: Proof::Nothing,
         now: clock::now(),
     })?;
     Ok(permit)

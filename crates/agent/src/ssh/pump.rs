@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use mezite_core::rbac::Recording;
 use mezite_net::ssh::{ChannelEvent, ChannelReader, ChannelReq, ChannelWriter, SessionRequest};
 use mezite_record::{ExecStream, RecordError, Recorder};
 use mezite_session::Control;
@@ -45,11 +46,37 @@ impl Ended {
     }
 }
 
+/// Where output is recorded before it is sent.
+#[derive(Clone, Copy)]
+struct Tape<'a> {
+    recorder: Option<&'a Recorder>,
+    /// Whether a failure ends the session; without it the session goes on unrecorded.
+    strict: bool,
+}
+
+impl Tape<'_> {
+    async fn stream(&self, stream: ExecStream, data: &Bytes) -> Result<(), RecordError> {
+        let Some(recorder) = self.recorder else { return Ok(()) };
+        recorder.stream(stream, data.clone()).await.or_else(|error| if self.strict { Err(error) } else { Ok(()) })
+    }
+
+    /// Comes back when the session must end.
+    async fn failed(&self) -> RecordError {
+        let Some(recorder) = self.recorder else { return std::future::pending().await };
+        let error = recorder.failed().await;
+        if !self.strict {
+            tracing::error!(%error, "the recording failed; the session goes on without it, as its roles allow");
+            return std::future::pending().await;
+        }
+        error
+    }
+}
+
 /// Why output stopped before its end.
 enum Stopped {
     /// The client is gone.
     Client,
-    /// The recorder failed: no unrecorded byte leaves.
+    /// The recorder failed, and no unrecorded byte may leave.
     Recorder(RecordError),
 }
 
@@ -57,14 +84,14 @@ enum Stopped {
 pub(super) async fn run(
     leader: Leader,
     recorder: Option<Recorder>,
-    record_input: bool,
+    recording: Recording,
     reader: ChannelReader,
     writer: ChannelWriter,
     verdict: impl Future<Output = Verdict>,
 ) -> Ended {
     let Leader { mut messages, mut control, streams, starter } = leader;
-    let ended =
-        pump(&mut messages, &mut control, streams, recorder.as_ref(), record_input, reader, &writer, verdict).await;
+    let tape = Tape { recorder: recorder.as_ref(), strict: is_strict(recording) };
+    let ended = pump(&mut messages, &mut control, streams, tape, recording.input, reader, &writer, verdict).await;
     // Closing the control socket ends the starter, and with it what is left of a session that did not end by itself.
     drop(control);
     let _ = timeout(TERMINATE_TIMEOUT, messages.end()).await;
@@ -83,7 +110,7 @@ async fn pump(
     messages: &mut Messages,
     control: &mut ControlWriter,
     streams: Streams,
-    recorder: Option<&Recorder>,
+    tape: Tape<'_>,
     record_input: bool,
     reader: ChannelReader,
     writer: &ChannelWriter,
@@ -92,10 +119,11 @@ async fn pump(
     let leader_gone = CancellationToken::new();
     let (commands, mut queue) = tokio::sync::mpsc::channel(4);
     let (input, size, output) = split(streams);
-    let outputs = send_outputs(output, recorder, writer, &leader_gone);
-    let typed = recorder.filter(|_| record_input);
-    let inputs = take_inputs(reader, input, size, recorder, typed, commands);
-    tokio::pin!(outputs, inputs, verdict);
+    let outputs = send_outputs(output, tape, writer, &leader_gone);
+    let typed = tape.recorder.filter(|_| record_input);
+    let inputs = take_inputs(reader, input, size, tape.recorder, typed, commands);
+    let failed = tape.failed();
+    tokio::pin!(outputs, inputs, verdict, failed);
     let (mut exit, mut drained, mut client_gone) = (None, false, false);
     loop {
         tokio::select! {
@@ -122,7 +150,7 @@ async fn pump(
             () = writer.closed() => {
                 return Ended { reason: "disconnect", exit: exit.unwrap_or(Exit::Unknown), farewell: None };
             }
-            error = failed(recorder), if recorder.is_some() => return unrecorded(control, messages, writer, &error).await,
+            error = &mut failed => return unrecorded(control, messages, writer, &error).await,
             verdict = &mut verdict => {
                 let Verdict { reason, message, kill } = verdict;
                 let exit = if kill {
@@ -140,11 +168,10 @@ async fn pump(
     }
 }
 
-async fn failed(recorder: Option<&Recorder>) -> RecordError {
-    match recorder {
-        Some(recorder) => recorder.failed().await,
-        None => std::future::pending().await,
-    }
+/// Whether a session must not run unrecorded. A proxy may ask for a recording that the agent's own view does not, and that one
+/// is strict.
+pub(super) fn is_strict(recording: Recording) -> bool {
+    recording.strict || !recording.on
 }
 
 /// Recording failed, so the session ends: no unrecorded byte leaves.
@@ -194,18 +221,18 @@ fn split(streams: Streams) -> (Sender, Option<OwnedFd>, Output) {
 
 async fn send_outputs(
     output: Output,
-    recorder: Option<&Recorder>,
+    tape: Tape<'_>,
     writer: &ChannelWriter,
     leader_gone: &CancellationToken,
 ) -> Result<(), Stopped> {
     match output {
         Output::Terminal(master) => {
             // A program in the background may hold the terminal for ever: what is there when the leader is gone is the end.
-            send(&master, ExecStream::Stdout, recorder, writer, Some(leader_gone)).await
+            send(&master, ExecStream::Stdout, tape, writer, Some(leader_gone)).await
         }
         Output::Pipes { output, errors } => {
-            let output = send(&output, ExecStream::Stdout, recorder, writer, None);
-            let errors = send(&errors, ExecStream::Stderr, recorder, writer, None);
+            let output = send(&output, ExecStream::Stdout, tape, writer, None);
+            let errors = send(&errors, ExecStream::Stderr, tape, writer, None);
             tokio::try_join!(output, errors).map(|_| ())
         }
     }
@@ -215,7 +242,7 @@ async fn send_outputs(
 async fn send(
     from: &Receiver,
     stream: ExecStream,
-    recorder: Option<&Recorder>,
+    tape: Tape<'_>,
     writer: &ChannelWriter,
     until: Option<&CancellationToken>,
 ) -> Result<(), Stopped> {
@@ -229,9 +256,7 @@ async fn send(
             Ok(0) => return Ok(()),
             Ok(_) => {
                 let data = buffer.split().freeze();
-                if let Some(recorder) = recorder {
-                    recorder.stream(stream, data.clone()).await.map_err(Stopped::Recorder)?;
-                }
+                tape.stream(stream, &data).await.map_err(Stopped::Recorder)?;
                 let sent = match stream {
                     ExecStream::Stdout => writer.data(data).await,
                     ExecStream::Stderr => writer.extended(1, data).await,

@@ -38,7 +38,7 @@ pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel
     let (mut reader, writer) = channel.split();
     let mut prepared = Prepared::default();
     let Some((command, request)) = prepare(&admitted, &mut reader, &mut prepared).await else { return };
-    let session = Session::new(Arc::clone(&admitted), &command, prepared.pty.is_some());
+    let mut session = Session::new(Arc::clone(&admitted), &command, prepared.pty.is_some());
     match session.start(command, prepared).await {
         Ok((leader, recorder)) => {
             request.reply(true);
@@ -108,11 +108,20 @@ impl Session {
     }
 
     /// Opens the recorder, tells Auth, makes the session and lets it run.
-    async fn start(&self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
+    async fn start(&mut self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
         let agent = &self.admitted.agent;
         agent.outbox.begin(&self.info).map_err(|e| format!("the session cannot be noted on this node: {e}"))?;
         let recorder = match self.recorder(&prepared).await {
             Ok(recorder) => recorder,
+            Err(reason) if !pump::is_strict(self.admitted.permit.recording()) => {
+                tracing::error!(
+                    session_id = self.info.session_id,
+                    reason,
+                    "a session starts unrecorded, as its roles allow"
+                );
+                self.info.recorded = false;
+                None
+            }
             Err(reason) => {
                 // Auth has not heard of it.
                 agent.outbox.forget(&self.info.session_id);
@@ -227,11 +236,10 @@ impl Session {
     ) {
         let agent = &self.admitted.agent;
         let _counted = agent.sessions.token();
-        let record_input = self.admitted.permit.recording().input;
         let ended = pump::run(
             leader,
             recorder,
-            record_input,
+            self.admitted.permit.recording(),
             reader,
             writer.clone(),
             self.admitted.verdict(&self.info.session_id),

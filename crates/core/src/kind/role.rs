@@ -41,10 +41,11 @@ pub struct RoleOptions {
     /// A connection idle for this long is closed; the shortest of the granting roles counts.
     #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
     pub client_idle_timeout: Option<Duration>,
-    /// Most sessions on one connection; the smallest of the granting roles counts.
+    /// Most sessions on one connection; the smallest of the granting roles counts. Together with `max_connections` it bounds
+    /// what a user has open in the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<u32>,
-    /// Most connections of one user; the smallest of the granting roles counts.
+    /// Most connections of one user to all nodes; the smallest of the granting roles counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
     /// Port forwarding, default false; one role of the user suffices (F066, F067).
@@ -56,7 +57,7 @@ pub struct RoleOptions {
     /// Forwarding of the user's key agent, default false; one granting role suffices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_forwarding: Option<bool>,
-    /// X11 forwarding, default false; one granting role suffices.
+    /// X11 forwarding: this release does not offer it, and refuses true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permit_x11: Option<bool>,
     /// Certificates are good only from the address of the login; default false.
@@ -65,15 +66,19 @@ pub struct RoleOptions {
     /// Second factor at the start of each session; default off (F431).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub require_session_mfa: Option<SessionMfa>,
+    /// How long one proof of the second factor serves further sessions from the same source; default not at all. The
+    /// shortest of the roles that ask for a factor counts.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub session_mfa_reuse: Option<Duration>,
     /// Who must be present in a session.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub require_session_join: Vec<JoinRequirement>,
     /// Whether the client's machine must be enrolled; default off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_trust_mode: Option<DeviceTrust>,
-    /// Recording of sessions, default on; on in any granting role records.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "switch")]
-    pub record: Option<bool>,
+    /// Recording of sessions, default strict; the strictest of the granting roles counts.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "record")]
+    pub record: Option<Record>,
     /// How much output of commands without a terminal is recorded; full in any granting role lifts the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record_exec: Option<RecordExec>,
@@ -99,6 +104,18 @@ pub enum SessionMfa {
     /// A key held in hardware.
     #[serde(alias = "hardware-key")]
     HardwareKey,
+}
+
+/// Recording of sessions. The order is that of strictness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// None; also written `false`.
+    Off,
+    /// A session that cannot be recorded runs all the same.
+    BestEffort,
+    /// A session that cannot be recorded does not start, or ends; also written `true` and `on`.
+    Strict,
 }
 
 /// Whether the client's machine must be enrolled.
@@ -193,6 +210,8 @@ pub struct Conditions {
 pub const DEFAULT_SESSION_TTL: Duration = Duration::from_secs(12 * 3600);
 /// Longest `max_session_ttl` accepted.
 pub const MAX_SESSION_TTL: Duration = Duration::from_secs(30 * 86_400);
+/// Longest `session_mfa_reuse` accepted.
+pub const MAX_MFA_REUSE: Duration = Duration::from_secs(3600);
 /// The roles every cluster has.
 pub const BUILT_IN: [&str; 4] = ["admin", "access", "auditor", "viewer"];
 
@@ -261,17 +280,40 @@ fn validate_options(options: &RoleOptions) -> Result<(), Invalid> {
     };
     positive("max_sessions", options.max_sessions)?;
     positive("max_connections", options.max_connections)?;
-    bounded_list("require_session_join", &options.require_session_join)?;
-    options.require_session_join.iter().enumerate().try_for_each(|(i, requirement)| {
-        let field = format!("require_session_join.[{i}]");
-        free_text("name", &requirement.name)
-            .and_then(|()| free_text("filter", &requirement.filter))
-            .map_err(|e| e.within(&field))?;
-        bounded_list(&field, &requirement.modes)?;
-        if requirement.count == 0 || requirement.modes.is_empty() {
-            return Err(Invalid::new(field, "needs a count of at least 1 and at least one mode"));
+    if options.permit_x11 == Some(true) {
+        return Err(Invalid::new("permit_x11", "X11 forwarding is not offered; leave it out"));
+    }
+    match options.session_mfa_reuse {
+        Some(span) if span < Duration::from_secs(1) || span > MAX_MFA_REUSE => {
+            let message = format!("must be between 1s and {}", duration::print(MAX_MFA_REUSE));
+            return Err(Invalid::new("session_mfa_reuse", message));
         }
-        Ok(())
+        Some(_) if options.require_session_mfa.is_none_or(|mode| mode == SessionMfa::Off) => {
+            return Err(Invalid::new("session_mfa_reuse", "needs require_session_mfa"));
+        }
+        _ => {}
+    }
+    validate_joins(&options.require_session_join)
+}
+
+fn validate_joins(requirements: &[JoinRequirement]) -> Result<(), Invalid> {
+    bounded_list("require_session_join", requirements)?;
+    requirements.iter().enumerate().try_for_each(|(i, requirement)| {
+        let JoinRequirement { name, filter, modes, count, .. } = requirement;
+        let invalid = |field: &str, message: &str| Err(Invalid::new(field, message));
+        let checked = match () {
+            () if name.is_empty() => invalid("name", "is empty"),
+            () if requirements.iter().take(i).any(|earlier| earlier.name == *name) => invalid("name", "is used twice"),
+            () if filter.trim().is_empty() => {
+                invalid("filter", "is empty; an example: contains(user.roles, \"auditor\")")
+            }
+            () if modes.is_empty() => invalid("modes", "is empty; known: observer, moderator, peer"),
+            () if *count == 0 || *count as usize > MAX_LIST => {
+                invalid("count", &format!("must be between 1 and {MAX_LIST}"))
+            }
+            () => bounded_list("modes", modes).and(free_text("name", name)).and(free_text("filter", filter)),
+        };
+        checked.map_err(|e| e.within(&format!("[{i}]")).within("require_session_join"))
     })
 }
 
@@ -304,6 +346,22 @@ fn bounded_list<T>(field: &str, list: &[T]) -> Result<(), Invalid> {
         return Err(Invalid::new(field, format!("has more than {MAX_LIST} entries")));
     }
     Ok(())
+}
+
+/// Reads a [`Record`], or the switch it was before there were two ways to record.
+fn record<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Record>, D::Error> {
+    use serde::de::Error;
+    Ok(Some(match Value::deserialize(d)? {
+        Value::Bool(true) => Record::Strict,
+        Value::Bool(false) => Record::Off,
+        Value::String(word) => match word.as_str() {
+            "strict" | "on" => Record::Strict,
+            "best-effort" | "best_effort" => Record::BestEffort,
+            "off" => Record::Off,
+            _ => return Err(D::Error::unknown_variant(&word, &["strict", "best-effort", "off"])),
+        },
+        _ => return Err(D::Error::custom("must be strict, best-effort or off")),
+    }))
 }
 
 /// Reads true, false, `on` or `off`: strict YAML readers leave the last two as text.

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use time::OffsetDateTime;
 
-use super::outcome::{Demand, Denied, Explanation, Finding, Outcome, Permit, Reason, Recording, Rule};
+use super::outcome::{Demand, Denied, Explanation, Factor, Finding, Outcome, Permit, Proof, Reason, Recording, Rule};
 use super::principals::{DeniedLogins, expand_logins};
 use super::selector::Matcher;
 use super::template::Variables;
 use crate::error::Invalid;
 use crate::identity::Identity;
 use crate::kind::RoleSpec;
-use crate::kind::role::{DEFAULT_SESSION_TTL, DeviceTrust, RecordExec, RoleOptions, SessionMfa};
+use crate::kind::role::{DEFAULT_SESSION_TTL, DeviceTrust, Record, RecordExec, RoleOptions, SessionMfa};
 use crate::labels::Labels;
 use crate::lock::{self, Lock, Subject};
 
@@ -42,6 +42,8 @@ pub struct Question<'a> {
     pub login: Option<&'a str>,
     /// All locks.
     pub locks: &'a [Lock],
+    /// What is known of a second factor.
+    pub proof: Proof,
     /// The present moment.
     pub now: OffsetDateTime,
 }
@@ -94,7 +96,7 @@ impl<'a> Policy<'a> {
     /// release can do is shown, so that the refusal can say why.
     pub fn sees(&self, target: Target<'_>) -> bool {
         let mut evaluation = Evaluation::default();
-        self.evaluate(target, None, &mut evaluation);
+        self.evaluate(target, None, Proof::AskedLater, &mut evaluation);
         self.missing.is_empty()
             && !evaluation.granting.is_empty()
             && evaluation.reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. }))
@@ -112,7 +114,7 @@ impl<'a> Policy<'a> {
             let outcome = Outcome::Error("is not defined or cannot be read".into());
             evaluation.findings.push(Finding { role, rule: Rule::Definition, outcome });
         }
-        self.evaluate(target, login, &mut evaluation);
+        self.evaluate(target, login, question.proof, &mut evaluation);
         if let Some(login) = login
             && !identity.principals.iter().any(|principal| principal == login)
             && evaluation.reasons.is_empty()
@@ -120,7 +122,7 @@ impl<'a> Policy<'a> {
         {
             evaluation.reasons.push(Reason::NotInCertificate { login: login.to_owned() });
         }
-        let Evaluation { findings, mut reasons, granting, node_allowed } = evaluation;
+        let Evaluation { findings, mut reasons, factors, granting, node_allowed } = evaluation;
         if reasons.is_empty() && granting.is_empty() {
             reasons.push(match login {
                 _ if !node_allowed => Reason::NodeNotAllowed,
@@ -128,15 +130,17 @@ impl<'a> Policy<'a> {
                 None => Reason::NoLogin,
             });
         }
+        // A factor is asked for when nothing else stands in the way.
+        let reasons = if reasons.is_empty() { factors } else { reasons };
         let answer = if reasons.is_empty() { Ok(self.permit(question, &granting)) } else { Err(Denied { reasons }) };
         Explanation { findings, answer }
     }
 
     /// Asks every rule of every role.
-    fn evaluate(&self, target: Target<'_>, login: Option<&str>, evaluation: &mut Evaluation<'a>) {
+    fn evaluate(&self, target: Target<'_>, login: Option<&str>, proof: Proof, evaluation: &mut Evaluation<'a>) {
         for rules in &self.rules {
             rules.ask_deny(target, login, evaluation);
-            rules.ask_allow(target, login, evaluation);
+            rules.ask_allow(target, login, proof, evaluation);
         }
         if login.is_none() {
             let denied = |login: &str| self.rules.iter().any(|r| r.deny_logins.as_ref().is_ok_and(|d| d.hold(login)));
@@ -167,9 +171,9 @@ impl<'a> Policy<'a> {
             port_forwarding: all().any(|options| options.port_forwarding == Some(true)),
             file_copy: !any(|options| options.file_copy == Some(false)),
             agent_forwarding: any(|options| options.agent_forwarding == Some(true)),
-            x11_forwarding: any(|options| options.permit_x11 == Some(true)),
             recording: Recording {
-                on: any(|options| options.record != Some(false)),
+                on: any(|options| options.record != Some(Record::Off)),
+                strict: any(|options| options.record.is_none_or(|record| record == Record::Strict)),
                 exec: match any(|options| options.record_exec == Some(RecordExec::Full)) {
                     true => RecordExec::Full,
                     false => RecordExec::Limited,
@@ -184,6 +188,8 @@ impl<'a> Policy<'a> {
 struct Evaluation<'a> {
     findings: Vec<Finding<'a>>,
     reasons: Vec<Reason>,
+    /// Second factors that are asked for and not proven.
+    factors: Vec<Reason>,
     /// Roles that allow the node and the login.
     granting: Vec<&'a str>,
     node_allowed: bool,
@@ -218,7 +224,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn ask_allow(&self, target: Target<'_>, login: Option<&str>, evaluation: &mut Evaluation<'a>) {
+    fn ask_allow(&self, target: Target<'_>, login: Option<&str>, proof: Proof, evaluation: &mut Evaluation<'a>) {
         let nodes = self.allow_nodes.as_ref().map(|matcher| matcher.matches(target.labels));
         let logins = self.allow_logins.as_ref().map(|allowed| match login {
             Some(login) => allowed.contains(login),
@@ -228,6 +234,7 @@ impl<'a> Rules<'a> {
         evaluation.finding(self.role, Rule::AllowLogins, logins);
         // A selector that cannot be read may well be meant for this node, and so the role's demands hold.
         if nodes != Ok(false) {
+            evaluation.factors.extend(self.factor(proof));
             let unsupported = |demand| Reason::Unsupported { role: self.role.to_owned(), demand };
             evaluation.reasons.extend(demands(self.options).map(unsupported));
         }
@@ -235,6 +242,19 @@ impl<'a> Rules<'a> {
         if nodes == Ok(true) && logins == Ok(true) {
             evaluation.granting.push(self.role);
         }
+    }
+}
+
+impl Rules<'_> {
+    /// The second factor that the role asks for and that is not proven.
+    fn factor(&self, proof: Proof) -> Option<Reason> {
+        let factor = match self.options.require_session_mfa {
+            Some(SessionMfa::Totp) => Factor::Totp,
+            // The last two are demands that nothing satisfies so far.
+            None | Some(SessionMfa::Off | SessionMfa::Webauthn | SessionMfa::HardwareKey) => return None,
+        };
+        let reuse = self.options.session_mfa_reuse.unwrap_or_default();
+        (!proof.satisfies(factor)).then(|| Reason::FactorNeeded { role: self.role.to_owned(), factor, reuse })
     }
 }
 
@@ -263,10 +283,10 @@ fn locked(question: &Question<'_>) -> Option<Reason> {
 
 /// What a role asks for that cannot be done yet.
 fn demands(options: &RoleOptions) -> impl Iterator<Item = Demand> {
-    let mfa = options.require_session_mfa.is_some_and(|mode| mode != SessionMfa::Off);
     let device = options.device_trust_mode == Some(DeviceTrust::Required);
     [
-        (mfa, Demand::SessionMfa),
+        (options.require_session_mfa == Some(SessionMfa::Webauthn), Demand::Webauthn),
+        (options.require_session_mfa == Some(SessionMfa::HardwareKey), Demand::HardwareKey),
         (!options.require_session_join.is_empty(), Demand::SessionJoin),
         (device, Demand::Device),
         (options.pin_source_ip == Some(true), Demand::SourcePin),

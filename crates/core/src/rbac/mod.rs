@@ -12,9 +12,10 @@
 //! * Node and login must be granted by the same role.
 //! * Port forwarding is granted by any role of the user, whether or not it matches the node (F066, F067). File copy is
 //!   refused by any granting role that says false. Everything else takes the strictest of the granting roles, except
-//!   agent and X11 forwarding, which one granting role may grant.
-//! * A role that matches the node and demands what this release cannot do (session MFA, participants, an enrolled device,
-//!   a pinned address) denies.
+//!   agent forwarding, which one granting role may grant.
+//! * A role that matches the node and demands a second factor denies until the factor is proven ([`Denied::needs`]).
+//! * A role that matches the node and demands what this release cannot do (a security key, participants, an enrolled
+//!   device, a pinned address) denies.
 
 pub mod ability;
 mod check;
@@ -26,6 +27,8 @@ pub mod template;
 
 pub use ability::{Resource, Verb, may};
 pub use check::{Policy, Question, Roles, Target, check, explain};
-pub use outcome::{Demand, Denied, Explanation, Finding, Outcome, Permit, Reason, Recording, Rule};
+pub use outcome::{
+    Demand, Denied, Explanation, Factor, Finding, Needed, Outcome, Permit, Proof, Reason, Recording, Rule,
+};
 pub use principals::{MAX_CERT_TTL, MAX_PRINCIPALS, certificate_flags, certificate_ttl, logins_for};
 pub use standing::{Standing, Users, standing};

@@ -23,7 +23,6 @@ pub struct Permit {
     pub(super) port_forwarding: bool,
     pub(super) file_copy: bool,
     pub(super) agent_forwarding: bool,
-    pub(super) x11_forwarding: bool,
     pub(super) recording: Recording,
 }
 
@@ -32,6 +31,8 @@ pub struct Permit {
 pub struct Recording {
     /// Whether the session is recorded.
     pub on: bool,
+    /// Whether a session that cannot be recorded must not run.
+    pub strict: bool,
     /// How much output of commands without a terminal.
     pub exec: RecordExec,
     /// Whether input is recorded as well.
@@ -94,11 +95,6 @@ impl Permit {
         self.agent_forwarding
     }
 
-    /// Whether X11 may be forwarded.
-    pub fn x11_forwarding(&self) -> bool {
-        self.x11_forwarding
-    }
-
     /// What must be recorded.
     pub fn recording(&self) -> Recording {
         self.recording
@@ -154,6 +150,16 @@ pub enum Reason {
         /// What is wrong with it.
         error: String,
     },
+    /// The role asks for a second factor that was not proven.
+    FactorNeeded {
+        /// Name of the role.
+        role: String,
+        /// The factor.
+        factor: Factor,
+        /// How long an earlier proof from the same source may serve.
+        #[serde(skip)]
+        reuse: Duration,
+    },
     /// The role asks for something this release cannot do.
     Unsupported {
         /// Name of the role.
@@ -191,12 +197,70 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    fn is_about_a_factor(&self) -> bool {
+        matches!(
+            self,
+            Self::FactorNeeded { .. } | Self::Unsupported { demand: Demand::Webauthn | Demand::HardwareKey, .. }
+        )
+    }
+}
+
+/// A second factor that a session may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Factor {
+    /// A code of an authenticator app.
+    Totp,
+}
+
+impl Factor {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Totp => "a code of an authenticator app",
+        }
+    }
+}
+
+/// What [`Denied::needs`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// The factor.
+    pub factor: Factor,
+    /// How long an earlier proof of the same user from the same source may serve; zero: not at all.
+    pub reuse: Duration,
+}
+
+/// What is known of a second factor, for this user, this node, this login, now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Nothing so far, and the node asks before it lets anybody in. For an early answer only, never for the last word.
+    AskedLater,
+    /// This factor was proven.
+    Proven(Factor),
+}
+
+impl Proof {
+    pub(super) fn satisfies(self, wanted: Factor) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::AskedLater => true,
+            Self::Proven(factor) => factor == wanted,
+        }
+    }
+}
+
 /// What a role may ask for beyond roles and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Demand {
-    /// `require_session_mfa`
-    SessionMfa,
+    /// `require_session_mfa: webauthn`
+    Webauthn,
+    /// `require_session_mfa: hardware_key`
+    HardwareKey,
     /// `require_session_join`
     SessionJoin,
     /// `device_trust_mode: required`
@@ -208,10 +272,14 @@ pub enum Demand {
 impl Demand {
     const fn as_str(self) -> &'static str {
         match self {
-            Self::SessionMfa => "a second factor for each session",
-            Self::SessionJoin => "another participant in each session",
-            Self::Device => "an enrolled device",
-            Self::SourcePin => "certificates pinned to a source address",
+            Self::Webauthn => "a security key for each session, which this release cannot do",
+            // The documented message.
+            Self::HardwareKey => {
+                "a hardware key: no hardware key implementation available; real PIV support not yet built"
+            }
+            Self::SessionJoin => "another participant in each session, which this release cannot do",
+            Self::Device => "an enrolled device, which this release cannot do",
+            Self::SourcePin => "certificates pinned to a source address, which this release cannot do",
         }
     }
 }
@@ -222,12 +290,22 @@ impl Denied {
         &self.reasons
     }
 
+    /// What is to be proven, when nothing else stands in the way: ask for it, and ask [`super::check`] again with the proof.
+    pub fn needs(&self) -> Option<Needed> {
+        let needed = self.reasons.iter().map(|reason| match *reason {
+            Reason::FactorNeeded { factor, reuse, .. } => Some(Needed { factor, reuse }),
+            _ => None,
+        });
+        let needed: Vec<Needed> = needed.collect::<Option<_>>()?;
+        needed.into_iter().min_by_key(|needed| needed.reuse)
+    }
+
     /// The audit event of this refusal: a lock counts most, then a missing second factor or a pinned address.
     pub fn event_type(&self) -> EventType {
         let any = |wanted: fn(&Reason) -> bool| self.reasons.iter().any(wanted);
         if any(|r| matches!(r, Reason::Locked { .. })) {
             EventType::AccessDeniedLocked
-        } else if any(|r| matches!(r, Reason::Unsupported { demand: Demand::SessionMfa, .. })) {
+        } else if any(Reason::is_about_a_factor) {
             EventType::AccessDeniedMfa
         } else if any(|r| matches!(r, Reason::Unsupported { demand: Demand::SourcePin, .. })) {
             EventType::AccessDeniedSourceIp
@@ -266,7 +344,10 @@ impl fmt::Display for Reason {
             Self::DeniedLogin { role } => write!(f, "role {role} denies this login"),
             Self::DenyFailed { role, error } => write!(f, "a deny rule of role {role} cannot be evaluated ({error})"),
             Self::Unsupported { role, demand } => {
-                write!(f, "role {role} requires {}, which this release cannot do", demand.as_str())
+                write!(f, "role {role} requires {}", demand.as_str())
+            }
+            Self::FactorNeeded { role, factor, .. } => {
+                write!(f, "role {role} requires {} for each session", factor.as_str())
             }
             Self::NodeNotAllowed => f.write_str("no role allows this node"),
             Self::LoginNotAllowed { login } => write!(f, "no role allows the login {login} on this node"),

@@ -64,7 +64,6 @@ pub fn certificate_flags(held: &[String], roles: &Roles) -> Result<Flags, Denied
     for (_, RoleSpec { options, .. }) in definitions(held, roles)? {
         flags.port_forwarding |= options.port_forwarding == Some(true);
         flags.agent_forwarding |= options.agent_forwarding == Some(true);
-        flags.x11_forwarding |= options.permit_x11 == Some(true);
     }
     Ok(flags)
 }

@@ -1,5 +1,6 @@
 //! Template variables in roles: `{{user.name}}`, `{{internal.logins}}`, `{{external.TRAIT}}`, with text around one variable.
 
+use crate::decode::nearest;
 use crate::error::Invalid;
 use crate::kind::user::Traits;
 use crate::labels::MAX_VALUE;
@@ -64,9 +65,11 @@ impl<'a> Template<'a> {
             other => match other.strip_prefix("external.") {
                 Some(key) if name::trait_name(key).is_ok() => Variable::External(key),
                 _ => {
-                    return invalid(format!(
-                        "unknown variable {other:?}; known: user.name, internal.logins, external.TRAIT"
-                    ));
+                    let hint = match nearest(other, ["user.name", "internal.logins"]) {
+                        Some(near) => format!("did you mean {near}?"),
+                        None => "known: user.name, internal.logins, external.TRAIT".to_owned(),
+                    };
+                    return invalid(format!("unknown variable {other:?}; {hint}"));
                 }
             },
         };

@@ -8,7 +8,7 @@ use mezite_core::kind::role::{BUILT_IN, RecordExec, built_in};
 use mezite_core::kind::user::Traits;
 use mezite_core::kind::{RoleSpec, parse_role};
 use mezite_core::lock::Lock;
-use mezite_core::rbac::{Permit, Policy, Question, Reason, Roles, Target, check, explain};
+use mezite_core::rbac::{Factor, Permit, Policy, Proof, Question, Reason, Roles, Target, check, explain};
 use mezite_core::{Identity, Labels, duration, when};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,6 +39,8 @@ struct Case {
     login: Option<String>,
     #[serde(default)]
     locks: Vec<Value>,
+    #[serde(default)]
+    proven: bool,
     allow: Option<BTreeMap<String, Value>>,
     deny: Option<Vec<String>>,
     code: Option<String>,
@@ -77,7 +79,9 @@ fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {
     let locks: Vec<Lock> = case.locks.iter().map(|spec| Lock::from_stored("lock", spec)).collect();
     let target = Target { node_id: NODE_ID, name: "web-01", labels: &case.labels };
     let now = when::parse("2026-03-24T15:00:00Z").unwrap();
-    let question = Question { identity: &identity, roles, target, login: case.login.as_deref(), locks: &locks, now };
+    let proof = if case.proven { Proof::Proven(Factor::Totp) } else { Proof::Nothing };
+    let question =
+        Question { identity: &identity, roles, target, login: case.login.as_deref(), locks: &locks, proof, now };
 
     let answer = check(&question);
     assert_eq!(explain(&question).answer, answer, "{what}");
@@ -102,7 +106,8 @@ fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {
     }
     if case.login.is_none() && case.locks.is_empty() {
         let reasons = answer.as_ref().err().map(|denied| denied.reasons()).unwrap_or_default();
-        let visible = reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. }));
+        let visible =
+            reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. } | Reason::FactorNeeded { .. }));
         assert_eq!(Policy::new(&identity, roles).sees(target), visible, "{what}");
     }
 }
@@ -122,6 +127,7 @@ fn shown(permit: &Permit, field: &str) -> Value {
         "file_copy" => json!(permit.file_copy()),
         "agent_forwarding" => json!(permit.agent_forwarding()),
         "record" => json!(permit.recording().on),
+        "record_strict" => json!(permit.recording().strict),
         "record_exec" => json!(if permit.recording().exec == RecordExec::Full { "full" } else { "limited" }),
         "record_input" => json!(permit.recording().input),
         other => panic!("no field {other}"),
@@ -139,7 +145,8 @@ fn a_grant_only_narrows() {
     let roles = Roles::from([("access".to_owned(), built_in("access").unwrap())]);
     let target = Target { node_id: NODE_ID, name: "web-01", labels: &Labels::new() };
     let now = time::OffsetDateTime::UNIX_EPOCH;
-    let question = Question { identity: &identity, roles: &roles, target, login: None, locks: &[], now };
+    let question =
+        Question { identity: &identity, roles: &roles, target, login: None, locks: &[], proof: Proof::Nothing, now };
     let permit = check(&question).unwrap();
     assert!(permit.clone().narrowed(true).port_forwarding());
     assert!(!permit.clone().narrowed(false).port_forwarding());

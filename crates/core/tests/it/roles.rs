@@ -44,12 +44,23 @@ fn the_documented_role_is_read_and_printed_back() {
 fn every_documented_option_is_kept() {
     let options = json!({
         "max_session_ttl": "12h", "client_idle_timeout": "10m", "max_sessions": 3, "max_connections": 2,
-        "port_forwarding": true, "file_copy": false, "agent_forwarding": true, "permit_x11": true, "pin_source_ip": true,
-        "require_session_mfa": "hardware_key", "device_trust_mode": "required", "record": true, "record_exec": "full",
+        "port_forwarding": true, "file_copy": false, "agent_forwarding": true, "permit_x11": false, "pin_source_ip": true,
+        "require_session_mfa": "hardware_key", "session_mfa_reuse": "5m", "device_trust_mode": "required", "record": "best-effort",
+        "record_exec": "full",
         "record_input": false, "create_host_user": true
     });
     let (name, spec) = parse_role(&role(json!({"options": options}))).unwrap();
     assert_eq!(role_document(&name, &spec).pointer("/spec/options"), Some(&options));
+}
+
+#[test]
+fn the_switch_for_recording_is_printed_as_what_it_means() {
+    for (written, meant) in
+        [(json!(true), "strict"), (json!("on"), "strict"), (json!(false), "off"), (json!("best_effort"), "best-effort")]
+    {
+        let (name, spec) = parse_role(&role(json!({"options": {"record": written}}))).unwrap();
+        assert_eq!(role_document(&name, &spec).pointer("/spec/options/record"), Some(&json!(meant)));
+    }
 }
 
 #[test]
@@ -110,7 +121,7 @@ fn refusals_name_the_field_and_the_way_out() {
         ),
         (
             json!({"deny": {"node_labels": {"env": "{{user.nme}}"}}}),
-            "spec.deny.node_labels.env: unknown variable \"user.nme\"; known: user.name, internal.logins, external.TRAIT",
+            "spec.deny.node_labels.env: unknown variable \"user.nme\"; did you mean user.name?",
         ),
         (
             json!({"allow": {"node_labels": {"env": "^{{external.x}}$"}}}),
@@ -149,7 +160,24 @@ fn refusals_name_the_field_and_the_way_out() {
             json!({"options": {"max_sessions": 0}}),
             "spec.options.max_sessions: must be at least 1; leave it out for no limit",
         ),
-        (json!({"options": {"record": "yes"}}), "spec.options.record: must be true or false"),
+        (
+            json!({"options": {"record": "strct"}}),
+            "spec.options.record: \"strct\" is not one of strict, best-effort, off; did you mean strict?",
+        ),
+        (json!({"options": {"record": 1}}), "spec.options.record: must be strict, best-effort or off"),
+        (
+            json!({"options": {"permit_x11": true}}),
+            "spec.options.permit_x11: X11 forwarding is not offered; leave it out",
+        ),
+        (json!({"options": {"session_mfa_reuse": "5m"}}), "spec.options.session_mfa_reuse: needs require_session_mfa"),
+        (
+            json!({"options": {"require_session_mfa": "totp", "session_mfa_reuse": "2h"}}),
+            "spec.options.session_mfa_reuse: must be between 1s and 1h",
+        ),
+        (
+            json!({"options": {"require_session_mfa": "totpp"}}),
+            "spec.options.require_session_mfa: \"totpp\" is not one of off, totp, webauthn, hardware-key, hardware_key; did you mean totp?",
+        ),
         (
             json!({"options": {"require_session_mfa": "sms"}}),
             "spec.options.require_session_mfa: \"sms\" is not one of off, totp, webauthn, hardware-key, hardware_key",
@@ -157,6 +185,18 @@ fn refusals_name_the_field_and_the_way_out() {
         (
             json!({"options": {"require_session_join": [{"name": "x"}]}}),
             "spec.options.require_session_join.[0].filter: is missing",
+        ),
+        (
+            json!({"options": {"require_session_join": [{"name": "x", "filter": " ", "modes": ["peer"], "count": 1, "on_leave": "pause"}]}}),
+            "spec.options.require_session_join.[0].filter: is empty; an example: contains(user.roles, \"auditor\")",
+        ),
+        (
+            json!({"options": {"require_session_join": [{"name": "x", "filter": "f", "modes": ["pear"], "count": 1, "on_leave": "pause"}]}}),
+            "spec.options.require_session_join.[0].modes.[0]: \"pear\" is not one of observer, moderator, peer; did you mean peer?",
+        ),
+        (
+            json!({"options": {"require_session_join": [{"name": "x", "filter": "f", "modes": ["peer"], "count": 0, "on_leave": "pause"}]}}),
+            "spec.options.require_session_join.[0].count: must be between 1 and 256",
         ),
         (json!([]), "spec: must be a map"),
     ];

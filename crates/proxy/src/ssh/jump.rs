@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mezite_core::rbac::{self, Denied, Permit, Question, Target};
+use mezite_core::rbac::{self, Denied, Permit, Proof, Question, Target};
 use mezite_core::route::{self, Candidate, Route};
 use mezite_core::text::escape_control;
 use mezite_net::clock;
@@ -106,6 +106,7 @@ impl Jump {
             target: Target { node_id: found.id, name: found.name, labels: labels.ok_or_else(unreachable)? },
             login: self.login.as_deref(),
             locks: &view.locks,
+            proof: Proof::Nothing,
             now: clock::now(),
         };
         let (name, node_id) = (found.name.to_owned(), found.id.to_owned());
