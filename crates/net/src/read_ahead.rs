@@ -12,30 +12,33 @@ use tokio_util::io::poll_read_buf;
 
 /// Most bytes read at once.
 const SIZE: usize = 64 * 1024;
+/// A read of so many bytes is one of many.
+const BULK: usize = SIZE / 4;
 
-/// A stream that is read in large pieces. It holds memory only while it holds bytes.
+/// A stream that is read in large pieces. It holds memory only while it holds bytes, or while much is coming.
 #[derive(Debug)]
 pub struct ReadAhead<S> {
     io: S,
     unread: BytesMut,
+    bulk: bool,
 }
 
 impl<S> ReadAhead<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self { io, unread: BytesMut::new() }
+        Self { io, unread: BytesMut::new(), bulk: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { io, unread } = self.get_mut();
+        let Self { io, unread, bulk } = self.get_mut();
         if unread.is_empty() {
             unread.reserve(SIZE);
             let read = poll_read_buf(Pin::new(io), cx, unread);
-            if unread.is_empty() {
+            if unread.is_empty() && !*bulk {
                 *unread = BytesMut::new();
             }
-            ready!(read)?;
+            *bulk = ready!(read)? >= BULK;
         }
         let length = unread.len().min(buf.remaining());
         buf.put_slice(unread.get(..length).unwrap_or_default());

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 use tonic::{Status, Streaming};
 
-/// Most bytes of one chunk that is sent: with its framing it fits the 64 KiB that TLS takes at once.
-pub const CHUNK: usize = 64 * 1024 - 64;
+/// Most bytes of one chunk that is sent: two of them with their framing fit the 64 KiB that TLS takes at once, which is
+/// also what a call sends at once when there is more.
+pub const CHUNK: usize = 32 * 1024 - 64;
 /// Chunks waiting to be sent.
 pub const QUEUE: usize = 4;
 

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::ssh::leader::{ControlWriter, Exit, Leader, Messages, Streams, resize};
 use crate::ssh::session::Verdict;
 
-/// Most bytes read at once: as SSH packets they fit one chunk of the tunnel.
-const READ: usize = 63 * 1024;
+/// Most bytes read at once: as SSH packets they fit two chunks of the tunnel.
+const READ: usize = 62 * 1024;
 /// The least room worth a read: a program that writes little at a time shares one buffer among several reads.
 const READ_MIN: usize = 8 * 1024;
 /// How long a farewell may wait for the client's window.
