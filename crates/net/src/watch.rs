@@ -279,11 +279,12 @@ mod tests {
     #[test]
     fn a_user_is_known_until_deleted_and_an_unreadable_one_is_absent() {
         let mut view = View::default();
-        view.apply(event("user", "alice", r#"{"user_id":"u1","roles":["access"]}"#)).unwrap();
+        view.apply(event("user", "alice", r#"{"user_id":"u1","roles":["access"],"traits":{}}"#)).unwrap();
         assert_eq!(view.users["alice"].roles, ["access"]);
         view.apply(event("user", "alice", "null")).unwrap();
         assert!(view.users.is_empty());
-        view.apply(event("user", "bob", r#"{"user_id":"u2","roles":[]}"#)).unwrap();
+        view.apply(event("user", "bob", r#"{"user_id":"u2","roles":[],"traits":{}}"#)).unwrap();
+        assert!(view.users.contains_key("bob"));
         view.apply(event("user", "bob", "")).unwrap();
         assert!(view.users.is_empty());
     }
