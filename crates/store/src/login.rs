@@ -63,6 +63,15 @@ impl Tx {
         existed(done, username)
     }
 
+    /// Whether a user's password hash still is the one that was looked at before this transaction.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when the database cannot be read.
+    pub async fn is_password_hash(&mut self, username: &str, hash: &str) -> Result<bool, Fault> {
+        let sql = "SELECT 1 FROM users WHERE name = $1 AND password_hash = $2";
+        Ok(self.row(sqlx::query(sql).bind(username).bind(hash)).await?.is_some())
+    }
+
     /// Takes a user's password away: none matches.
     ///
     /// # Errors

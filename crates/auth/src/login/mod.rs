@@ -50,22 +50,21 @@ pub(crate) async fn by_password(
     // Every name that cannot exist is one name to the counters.
     let username = if name::user(username).is_ok() { username } else { "" };
     admit(hub, username, source).await?;
-    match check(hub, username, password).await? {
-        Ok(()) => metrics::counter!("mezite_logins_total", "outcome" => "success").increment(1),
-        Err(reason) => {
-            metrics::counter!("mezite_logins_total", "outcome" => "failure").increment(1);
-            let mut event = hub.event(EventType::UserLoginFailed).user(username, &[]);
-            event.client_ip = source.to_string();
-            event.error_message = reason.into();
-            hub.store.audit(vec![event]).await?;
-            return Err(Fault::NotLoggedIn("the user name or the password is wrong".into()));
-        }
-    }
-    hub.throttle.succeeded(username, source, Instant::now());
+    let hash = match check(hub, username, password).await? {
+        Ok(hash) => hash,
+        Err(reason) => return refuse(hub, username, source, reason).await,
+    };
     let ttl = hub.setting("session_ttl").await?;
     let now = clock::now();
     let session = Session { token: secret(), expires_at: now + ttl };
     let mut tx = hub.store.begin(now).await?;
+    // Verifying takes long: a reset or a change in between has ended what the old password opened, and this came too late.
+    if !tx.is_password_hash(username, &hash).await? {
+        drop(tx);
+        return refuse(hub, username, source, "the password was changed meanwhile").await;
+    }
+    metrics::counter!("mezite_logins_total", "outcome" => "success").increment(1);
+    hub.throttle.succeeded(username, source, Instant::now());
     tx.add_login(username, &session.token, session.expires_at).await?;
     let mut event = hub.event(EventType::UserLogin).user(username, &[]).detail("method", "password");
     event.client_ip = source.to_string();
@@ -74,19 +73,29 @@ pub(crate) async fn by_password(
     Ok(session)
 }
 
-/// The inner answer is why the login is refused.
-async fn check(hub: &Hub, username: &str, password: Zeroizing<String>) -> Result<Result<(), &'static str>, Fault> {
+/// Notes why a login is refused, which the caller is not told.
+async fn refuse(hub: &Hub, username: &str, source: IpAddr, reason: &str) -> Result<Session, Fault> {
+    metrics::counter!("mezite_logins_total", "outcome" => "failure").increment(1);
+    let mut event = hub.event(EventType::UserLoginFailed).user(username, &[]);
+    event.client_ip = source.to_string();
+    event.error_message = reason.into();
+    hub.store.audit(vec![event]).await?;
+    Err(Fault::NotLoggedIn("the user name or the password is wrong".into()))
+}
+
+/// The hash that the password matches; the inner error is why the login is refused.
+async fn check(hub: &Hub, username: &str, password: Zeroizing<String>) -> Result<Result<String, &'static str>, Fault> {
     let hash = hub.store.password_hash(username).await?;
-    let matches = hub.passwords.verify(password, hash).await?;
+    let matches = hub.passwords.verify(password, hash.clone()).await?;
     let user = hub.store.find::<kind::User>(username).await?;
     let locks = hub.locks().await?;
     let Some(user) = user else { return Ok(Err("there is no such user")) };
     let Ok(spec) = &user.spec else { return Ok(Err("the user cannot be read")) };
     let subject = Subject { user: username, roles: &spec.roles, ..Subject::default() };
-    Ok(match (matches, lock::first(&locks, subject, clock::now())) {
-        (false, _) => Err("the password is wrong"),
-        (true, Some(_)) => Err("the user is locked"),
-        (true, None) => Ok(()),
+    Ok(match (hash.filter(|_| matches), lock::first(&locks, subject, clock::now())) {
+        (None, _) => Err("the password is wrong"),
+        (Some(_), Some(_)) => Err("the user is locked"),
+        (Some(hash), None) => Ok(hash),
     })
 }
 
@@ -103,8 +112,8 @@ pub(crate) async fn change_password(
     let user = caller.user()?;
     password::check(&new)?;
     admit(hub, &user.name, caller.client_ip).await?;
-    let hash = hub.store.password_hash(&user.name).await?;
-    if !hub.passwords.verify(old, hash).await? {
+    let old_hash = hub.store.password_hash(&user.name).await?;
+    if !hub.passwords.verify(old, old_hash.clone()).await? {
         let mut event = caller.sign(hub.event(EventType::UserLoginFailed)).detail("method", "password change");
         event.error_message = "the old password is wrong".into();
         hub.store.audit(vec![event]).await?;
@@ -113,6 +122,9 @@ pub(crate) async fn change_password(
     hub.throttle.succeeded(&user.name, caller.client_ip, Instant::now());
     let hash = hub.passwords.hash(new).await?;
     let mut tx = hub.store.begin(clock::now()).await?;
+    if !tx.is_password_hash(&user.name, &old_hash.unwrap_or_default()).await? {
+        return Err(Fault::Denied("the password was changed meanwhile; log in again".into()));
+    }
     tx.set_password_hash(&user.name, &hash).await?;
     tx.revoke_logins(&user.name, Some(&user.token)).await?;
     let event = hub.event(EventType::UserPasswordChanged).resource("user", &user.name);

@@ -206,6 +206,57 @@ async fn a_password_is_reset_by_an_administrator() {
     assert_eq!((&events[1]["user_name"], &events[1]["resource_name"]), (&"admin".into(), &"alice".into()));
 }
 
+/// Verifying takes long, and a reset takes none of that: whoever knows the old password goes on trying while it is reset.
+#[tokio::test]
+async fn no_session_of_the_old_password_outlives_its_reset() {
+    let mut cluster = Cluster::new().await;
+    cluster.new_user("alice", &["access"], &[]).await;
+    cluster.restart(|config| config.password_cost = 8).await.unwrap();
+    let mut admin = cluster.admin().await;
+    for round in 0..5 {
+        let known = format!("the password of round {round}");
+        let reset = |password: String| ResetPasswordRequest { name: "alice".into(), password };
+        admin.client.reset_password(admin.with(reset(known.clone()))).await.unwrap();
+        let mut client = admin.client.clone();
+        let (first, second, done) = tokio::join!(
+            cluster.login("alice", &known),
+            cluster.login("alice", &known),
+            client.reset_password(admin.with(reset(String::new()))),
+        );
+        done.unwrap();
+        for token in [first, second].into_iter().flatten().map(|reply| reply.session_id) {
+            let mut thief = Caller { client: cluster.nobody(), token: Some(token) };
+            let who = thief.client.who_am_i(thief.with(WhoAmIRequest {})).await;
+            assert_eq!(who.map_err(|status| status.code()).unwrap_err(), Code::Unauthenticated, "round {round}");
+        }
+    }
+}
+
+/// A change that was begun with the old password would take the account back.
+#[tokio::test]
+async fn no_change_of_the_old_password_overtakes_its_reset() {
+    let mut cluster = Cluster::new().await;
+    cluster.new_user("alice", &["access"], &[]).await;
+    cluster.restart(|config| config.password_cost = 8).await.unwrap();
+    let mut admin = cluster.admin().await;
+    for round in 0..5 {
+        let known = format!("the password of round {round}");
+        let reset = |password: String| ResetPasswordRequest { name: "alice".into(), password };
+        admin.client.reset_password(admin.with(reset(known.clone()))).await.unwrap();
+        let token = cluster.login("alice", &known).await.unwrap().session_id;
+        let thief = Caller { client: cluster.nobody(), token: Some(token) };
+        let stolen = "the password of the thief";
+        let change = ChangePasswordRequest { old_password: known, new_password: stolen.into() };
+        let (mut by_thief, mut by_admin) = (thief.client.clone(), admin.client.clone());
+        let (_, done) = tokio::join!(
+            by_thief.change_password(thief.with(change)),
+            by_admin.reset_password(admin.with(reset(String::new()))),
+        );
+        done.unwrap();
+        cluster.login("alice", stolen).await.unwrap_err();
+    }
+}
+
 pub(crate) async fn lock(cluster: &Cluster, user: &str) {
     let mut admin = cluster.admin().await;
     let spec = serde_json::json!({ "target_type": "user", "target": user }).to_string().into_bytes();
