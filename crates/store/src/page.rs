@@ -33,8 +33,8 @@ pub struct Listed<T> {
 }
 
 impl<T> Listed<T> {
-    /// Makes a page of rows that were read with one more than the limit.
-    pub(crate) fn cut(mut items: Vec<T>, page: &Page, token: impl Fn(&T) -> String) -> Self {
+    /// Makes a page of the first of `items`; there must be one more than the page takes if another page follows.
+    pub fn cut(mut items: Vec<T>, page: &Page, token: impl Fn(&T) -> String) -> Self {
         let limit = usize::try_from(page.limit()).unwrap_or(usize::MAX);
         let more = items.len() > limit;
         items.truncate(limit);

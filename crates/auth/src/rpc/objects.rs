@@ -13,7 +13,7 @@ use mezite_proto::v1::Object as Wire;
 use mezite_proto::v1::{
     DeleteObjectReply, DeleteObjectRequest, GetObjectRequest, ListObjectsReply, ListObjectsRequest, PutObjectRequest,
 };
-use mezite_store::{Expect, Object};
+use mezite_store::{Expect, Listed, Object, Page};
 use serde_json::{Map, Value};
 
 use super::{authorize, page, reads_all};
@@ -55,8 +55,8 @@ pub(super) async fn list(hub: &Hub, caller: &Caller, request: ListObjectsRequest
     let ListObjectsRequest { kind, page_token, page_size } = request;
     with_kind!(kind.as_str(), K => {
         let sight = Sight::of::<K>(hub, caller).await?;
-        let found = hub.store.list::<K>(&page(page_token, page_size)).await?;
-        let objects = found.items.into_iter().filter(|object| sight.sees(object)).map(to_wire);
+        let found = seen::<K>(hub, &sight, &page(page_token, page_size)).await?;
+        let objects = found.items.into_iter().map(to_wire);
         Ok(ListObjectsReply {
             objects: objects.collect::<Result<_, _>>()?,
             next_page_token: found.next.unwrap_or_default(),
@@ -191,6 +191,16 @@ fn identity(hub: &Hub, user: &LoggedIn) -> Identity {
         traits: user.traits.clone(),
         principals: Vec::new(),
     }
+}
+
+/// A page of what the caller sees. The token of the next page is a name, so what is hidden is left out before the cut.
+async fn seen<K: Kind>(hub: &Hub, sight: &Sight, page: &Page) -> Result<Listed<Object<K>>, Fault> {
+    if matches!(sight, Sight::Everything) {
+        return hub.store.list::<K>(page).await;
+    }
+    let all = hub.store.all::<K>().await?.into_iter();
+    let rest = all.filter(|object| object.name > page.token && sight.sees(object));
+    Ok(Listed::cut(rest.collect(), page, |last| last.name.clone()))
 }
 
 /// By name, else by id.

@@ -85,6 +85,37 @@ async fn a_user_sees_the_nodes_that_the_roles_reach() {
 }
 
 #[tokio::test]
+async fn the_token_of_a_page_names_nothing_that_is_hidden() {
+    let cluster = Cluster::new().await;
+    let mut admin = cluster.admin().await;
+    for (name, env) in [("a-dev", "dev"), ("b-secret", "prod"), ("c-dev", "dev"), ("d-secret", "prod")] {
+        cluster.machine("node", name).await;
+        let get = admin.with(GetObjectRequest { kind: "node".into(), name: name.into() });
+        let node = admin.client.get_object(get).await.unwrap().into_inner();
+        let mut spec: serde_json::Value = serde_json::from_slice(&node.spec).unwrap();
+        spec["labels"] = serde_json::json!({ "env": env });
+        put(&mut admin, "node", name, &spec.to_string()).await.unwrap();
+    }
+    put(&mut admin, "role", "dev", r#"{"allow":{"node_labels":{"env":"dev"},"logins":["dev"]}}"#).await.unwrap();
+    let mut zoe = cluster.new_user("zoe", &["dev"], &[]).await;
+    for (kind, visible) in [("user", vec!["zoe"]), ("role", vec!["dev"]), ("node", vec!["a-dev", "c-dev"])] {
+        let (mut names, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let request = ListObjectsRequest { kind: kind.into(), page_token, page_size: 1 };
+            let reply = zoe.client.list_objects(zoe.with(request)).await.unwrap().into_inner();
+            names.extend(reply.objects.into_iter().map(|object| object.name));
+            page_token = reply.next_page_token;
+            pages += 1;
+            if page_token.is_empty() {
+                break;
+            }
+            assert!(visible.contains(&page_token.as_str()), "{kind}: {page_token}");
+        }
+        assert_eq!((names, pages), (visible.iter().map(ToString::to_string).collect(), visible.len()), "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_can_be_left_without_an_administrator() {
     let cluster = Cluster::new().await;
     let mut admin = cluster.admin().await;
