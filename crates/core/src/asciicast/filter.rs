@@ -54,9 +54,9 @@ impl Filter {
     /// character set and screen.
     pub const fn restore(&self) -> &'static str {
         if self.alternate {
-            "\u{1b}[0m\u{1b}[?6l\u{1b}[?7h\u{1b}[?25h\u{1b}(B\u{f}\u{1b}[r\u{1b}[?1049l"
+            "\u{1b}[0m\u{1b}[4l\u{1b}[?6l\u{1b}[?7h\u{1b}[?25h\u{1b}(B\u{f}\u{1b}[r\u{1b}[?1049l"
         } else {
-            "\u{1b}[0m\u{1b}7\u{1b}[?6l\u{1b}[r\u{1b}8\u{1b}[?7h\u{1b}[?25h\u{1b}(B\u{f}"
+            "\u{1b}[0m\u{1b}[4l\u{1b}7\u{1b}[?6l\u{1b}[r\u{1b}8\u{1b}[?7h\u{1b}[?25h\u{1b}(B\u{f}"
         }
     }
 

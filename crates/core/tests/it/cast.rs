@@ -136,6 +136,7 @@ fn what_could_harm_the_terminal_is_dropped() {
 #[test]
 fn the_terminal_is_given_back_as_it_was() {
     let mut filter = Filter::new();
+    assert!(filter.restore().contains("\u{1b}[4l"), "insert mode may be on");
     assert!(!filter.restore().contains("1049"));
     filter.push("\u{1b}[?1049h", &mut String::new());
     assert!(filter.restore().ends_with("\u{1b}[?1049l"));
