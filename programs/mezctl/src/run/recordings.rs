@@ -1,7 +1,8 @@
 //! `recordings`.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use mezite_client::admin::refused;
@@ -86,13 +87,24 @@ async fn download(mut context: Context, session: String, out: Option<PathBuf>) -
     let mut partial = out.as_os_str().to_owned();
     partial.push(".part");
     let partial = Path::new(&partial);
-    let copied = copy(parts, File::create(partial).map_err(failed)?, failed).await;
+    let copied = copy(parts, created(partial).map_err(failed)?, failed).await;
     let kept = copied.and_then(|file| file.sync_all().and_then(|()| std::fs::rename(partial, out)).map_err(failed));
     if let Err(error) = kept {
         let _ = std::fs::remove_file(partial);
         return Err(error);
     }
     cli::print(&format!("Wrote {}; play it with `msh play {0}`\n", out.display()))
+}
+
+/// A file of one's own: what was recorded is nobody else's to read, and what stands in the way, a link perhaps, is removed
+/// and not written through.
+fn created(path: &Path) -> std::io::Result<File> {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// `ID.cast` in this directory.
@@ -138,4 +150,23 @@ async fn verify(mut context: Context, session: String) -> Result<()> {
         context.format.print_text(&record, |_| String::new())?;
     }
     Err(Fault::Bug(format!("recording of {session} does not verify: {detail}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_way_of_a_download_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (precious, partial) = (dir.path().join("precious"), dir.path().join("x.cast.part"));
+        std::fs::write(&precious, "kept").unwrap();
+        symlink(&precious, &partial).unwrap();
+        created(&partial).unwrap().write_all(b"recorded").unwrap();
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "kept");
+        assert_eq!(std::fs::read_to_string(&partial).unwrap(), "recorded");
+        assert_eq!(partial.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }
