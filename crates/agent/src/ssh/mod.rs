@@ -58,6 +58,9 @@ pub(crate) struct Admitted {
     pub(crate) permit: Permit,
 }
 
+/// Refused forwards of one connection that are told of, so that whoever floods does not push out the reports of others.
+const MAX_REPORTS: u32 = 128;
+
 /// Serves one connection to its end.
 pub(crate) async fn serve(agent: Arc<Agent>, stream: TunnelStream, dial: Dial) {
     let identity = Arc::clone(&agent.identity.borrow());
@@ -71,6 +74,12 @@ async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Inco
     let allowed = admitted.permit.max_sessions().map_or(MAX_SESSIONS, |max| MAX_SESSIONS.min(max as usize));
     let sessions = Arc::new(Semaphore::new(allowed));
     let forwards = Arc::new(Semaphore::new(MAX_FORWARDS));
+    let mut reports = 0..MAX_REPORTS;
+    let mut refused = |target: String| {
+        if reports.next().is_some() {
+            admitted.report_forward(target);
+        }
+    };
     while let Some(event) = incoming.next().await {
         match event {
             Event::Channel(request) => match request.open.clone() {
@@ -88,7 +97,7 @@ async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Inco
                 ChannelOpen::DirectTcpip { host, port, .. } => {
                     let target = format!("{host}:{port}");
                     if !admitted.permit.port_forwarding() {
-                        admitted.report_forward(target);
+                        refused(target);
                         request.reject(OpenFailure::AdministrativelyProhibited, "no role allows port forwarding");
                         continue;
                     }
@@ -116,13 +125,13 @@ async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Inco
                     });
                 }
                 other => {
-                    admitted.report_forward(other.name().to_owned());
+                    refused(other.name().to_owned());
                     request.reject(OpenFailure::AdministrativelyProhibited, "this kind of forwarding is not offered");
                 }
             },
             Event::Global(request) => {
                 if request.name == "tcpip-forward" && !admitted.permit.port_forwarding() {
-                    admitted.report_forward(request.name.clone());
+                    refused(request.name.clone());
                 }
                 request.reply(None);
             }
