@@ -56,7 +56,8 @@ impl Remote {
 pub struct Options {
     /// `None` serves HTTP/1.1 in the clear.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Large flow-control windows, for authenticated peers that move bulk data: up to 8 MiB in flight a connection.
+    /// Large flow-control windows for peers with a certificate, which move bulk data: up to 8 MiB in flight a connection.
+    /// Peers without one get few streams and small windows.
     pub bulk: bool,
     /// How long requests in progress may take after the stop.
     pub drain: Duration,
@@ -74,24 +75,39 @@ async fn connection(conn: Conn, app: Router, options: Options, stop: Cancellatio
     let Conn { stream, addr, admission } = conn;
     let Some(tls) = options.tls else {
         let remote = Remote { addr, peer: None, admission };
-        return http(stream, builder(false, false), app, remote, stop).await;
+        return http(stream, builder(false, &SMALL), app, remote, stop).await;
     };
     match tls::accept(stream, tls).await {
         Ok((stream, peer)) => {
             if peer.is_some() {
                 admission.authenticated();
             }
+            let room = match (options.bulk, &peer) {
+                (false, _) => &SMALL,
+                (true, Some(_)) => &BULK,
+                (true, None) => &STRANGER,
+            };
             let remote = Remote { addr, peer: peer.map(Arc::new), admission };
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            http(stream, builder(http2, options.bulk), app, remote, stop).await;
+            http(stream, builder(http2, room), app, remote, stop).await;
         }
         Err(error) => tracing::debug!(%addr, %error, "connection refused"),
     }
 }
 
-fn builder(http2: bool, bulk: bool) -> Builder<TokioExecutor> {
-    let (stream_window, connection_window, streams) =
-        if bulk { (2 << 20, 8 << 20, 4096) } else { (512 << 10, 1 << 20, 128) };
+/// What one HTTP/2 connection may fill.
+struct Room {
+    stream_window: u32,
+    connection_window: u32,
+    streams: u32,
+    frame: Option<u32>,
+}
+
+const BULK: Room = Room { stream_window: 2 << 20, connection_window: 8 << 20, streams: 4096, frame: Some(BULK_FRAME) };
+const SMALL: Room = Room { stream_window: 512 << 10, connection_window: 1 << 20, streams: 128, frame: None };
+const STRANGER: Room = Room { streams: 16, ..SMALL };
+
+fn builder(http2: bool, room: &Room) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(64 * 1024);
     builder
@@ -100,10 +116,10 @@ fn builder(http2: bool, bulk: bool) -> Builder<TokioExecutor> {
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .max_header_list_size(MAX_HEADERS)
-        .max_concurrent_streams(streams)
-        .initial_stream_window_size(stream_window)
-        .initial_connection_window_size(connection_window)
-        .max_frame_size(bulk.then_some(BULK_FRAME));
+        .max_concurrent_streams(room.streams)
+        .initial_stream_window_size(room.stream_window)
+        .initial_connection_window_size(room.connection_window)
+        .max_frame_size(room.frame);
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 

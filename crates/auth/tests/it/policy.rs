@@ -86,6 +86,18 @@ async fn every_call_is_refused_to_whoever_has_no_business_with_it() {
     );
 }
 
+/// A message is held in memory while it arrives.
+#[tokio::test]
+async fn a_strangers_message_is_small() {
+    let cluster = Cluster::new().await;
+    let refused = cluster.login("admin", &"x".repeat(1 << 20)).await.unwrap_err();
+    assert_ne!(refused.code(), Code::Unauthenticated, "it was read whole");
+    let alice = cluster.new_user("alice", &["access"], &[]).await;
+    let name = "x".repeat(1 << 20);
+    let request = alice.with(mezite_proto::v1::GetObjectRequest { kind: "role".into(), name });
+    assert_eq!(alice.client.clone().get_object(request).await.unwrap_err().code(), Code::NotFound);
+}
+
 #[tokio::test]
 async fn a_proxy_relays_a_user_with_the_users_address_and_nobody_else_can() {
     let cluster = Cluster::new().await;

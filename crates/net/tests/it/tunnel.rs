@@ -92,6 +92,26 @@ async fn a_door_that_wants_a_certificate_is_told_from_one_that_does_not() {
     }
 }
 
+/// What each stream sends is held in memory: without a certificate there are few.
+#[tokio::test]
+async fn a_stranger_at_a_bulk_port_gets_few_streams() {
+    let ca = Ca::new();
+    let address = serve(&ca, ClientAuth::Optional(ca.roots())).await;
+    for (identity, expected) in [(None, 16), (Some(ca.identity(AGENT)), 4096)] {
+        let tls = client_config(Trust::Roots(ca.roots(), None), identity, ALPN_H2, true).unwrap();
+        let mut stream = Dialer::new(vec![address.clone()], tls).unwrap().connect().await.unwrap();
+        // The preface and empty settings (RFC 9113 section 3.4); the server's settings come first.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[3], 4, "{head:?}");
+        let mut settings = vec![0; usize::from(head[2])];
+        stream.read_exact(&mut settings).await.unwrap();
+        let most = settings.chunks(6).find(|entry| entry[..2] == [0, 3]).map(|entry| entry[2..].to_vec());
+        assert_eq!(most, Some(u32::to_be_bytes(expected).to_vec()));
+    }
+}
+
 impl Hub {
     /// Both ends of one call: the agent's, and the hub's.
     async fn call(&self) -> (TunnelStream, TunnelStream) {
