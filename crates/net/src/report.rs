@@ -7,8 +7,8 @@ use mezite_core::audit::Event;
 use mezite_proto::v1;
 use mezite_proto::v1::auth_client::AuthClient;
 use tokio::sync::mpsc;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
 
@@ -43,20 +43,33 @@ async fn deliver(mut auth: AuthClient<Channel>, mut queue: mpsc::Receiver<Event>
     let mut batch = Vec::with_capacity(BATCH);
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        let events: Vec<Vec<u8>> = batch.drain(..).filter_map(|event| serde_json::to_vec(&event).ok()).collect();
-        loop {
-            match auth.emit_audit_events(v1::EmitAuditEventsRequest { events: events.clone() }).await {
-                Ok(_) => break backoff.reset(),
-                Err(status)
-                    if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) =>
-                {
-                    tokio::time::sleep(backoff.next(None)).await;
-                }
-                Err(status) => {
-                    tracing::error!(error = status.message(), "the auth service refused audit events");
-                    break;
+        let events: Vec<Vec<u8>> = batch.drain(..).map(|event| event.canonical()).collect();
+        // One that cannot be taken, or that makes the message too large, does not take the others with it.
+        if tell(&mut auth, &mut backoff, &events).await.is_err() {
+            for event in events {
+                if let Err(status) = tell(&mut auth, &mut backoff, &[event]).await {
+                    tracing::error!(error = status.message(), "the auth service refused an audit event");
                 }
             }
+        }
+    }
+}
+
+/// Tells Auth of events; waits while it is away.
+///
+/// # Errors
+/// Auth's refusal.
+async fn tell(auth: &mut AuthClient<Channel>, backoff: &mut Backoff, events: &[Vec<u8>]) -> Result<(), Status> {
+    loop {
+        match auth.emit_audit_events(v1::EmitAuditEventsRequest { events: events.to_vec() }).await {
+            Ok(_) => {
+                backoff.reset();
+                return Ok(());
+            }
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => {
+                tokio::time::sleep(backoff.next(None)).await;
+            }
+            Err(status) => return Err(status),
         }
     }
 }

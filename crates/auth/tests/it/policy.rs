@@ -170,3 +170,33 @@ async fn a_report_waits_for_a_hub_that_is_away() {
     let event = tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
     assert_eq!(event["user_name"], "mallory");
 }
+
+/// Who is refused chooses the login, the target and with them the size of what is told of it.
+#[tokio::test]
+async fn large_reports_take_no_others_with_them() {
+    let cluster = Cluster::new().await;
+    let mut admin = cluster.admin().await;
+    let proxy = cluster.machine("proxy", "p").await;
+    let reports = mezite_net::report::Reports::start(proxy.client);
+    let denied = |user: &str| Event::new(EventType::AccessDenied, "x", mezite_net::clock::now()).user(user, &[]);
+    let large = || denied("mallory").resource("node", "\u{1}".repeat(32 << 10)).detail("target", "\u{1}".repeat(32 << 10));
+    for _ in 0..40 {
+        reports.send(large());
+    }
+    // No machine may say this; whoever stands beside it is heard all the same.
+    reports.send(Event::new(EventType::UserLogin, "x", mezite_net::clock::now()));
+    reports.send(denied("bob"));
+    reports.send(denied("carol"));
+    let written = async {
+        loop {
+            let events = crate::sessions::events(&mut admin, "access.denied").await;
+            if events.iter().any(|event| event["user_name"] == "carol") {
+                break events;
+            }
+        }
+    };
+    let events = tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
+    for user in ["mallory", "bob"] {
+        assert!(events.iter().any(|event| event["user_name"] == user), "{user}");
+    }
+}

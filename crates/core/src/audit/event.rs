@@ -157,7 +157,8 @@ impl Event {
     }
 
     /// The event with over-long texts cut, as it is stored.
-    fn bounded(&self) -> Self {
+    #[must_use]
+    pub fn bounded(&self) -> Self {
         let mut event = self.clone();
         for text in [
             &mut event.user_name,
