@@ -14,9 +14,9 @@ use mezite_net::rpc::{AUTHORIZATION, CLIENT_IP};
 use mezite_net::tls::{Peer, PeerRole};
 use zeroize::Zeroizing;
 
+use crate::bursts::Cause;
 use crate::hub::Hub;
 use crate::issue::user::refuse_locked;
-use crate::login::throttle::network;
 
 /// Metadata by which agents repeat who they are; it must agree with the certificate.
 const AGENT_ID: &str = "x-agent-id";
@@ -125,12 +125,12 @@ impl Caller {
         }
     }
 
-    /// Who this is, by a name that it cannot choose: the key by which its refusals are counted.
-    pub(crate) fn name(&self) -> String {
+    /// By whom its refusals are counted.
+    pub(crate) fn cause(&self) -> Cause {
         match &self.who {
-            Who::User(user) => user.id.clone(),
-            Who::Agent(peer) | Who::Proxy(peer) => peer.id.clone(),
-            Who::Nobody => network(self.client_ip).to_string(),
+            Who::User(user) => Cause::new("users", &user.id),
+            Who::Agent(peer) | Who::Proxy(peer) => Cause::new(&peer.id, ""),
+            Who::Nobody => Cause::outside(self.client_ip),
         }
     }
 

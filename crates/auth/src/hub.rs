@@ -13,7 +13,7 @@ use mezite_core::rbac::Roles;
 use mezite_store::{Recordings, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::bursts::Bursts;
+use crate::bursts::{Bursts, Cause};
 use crate::ca::Authorities;
 use crate::event::Events;
 use crate::login::password::Passwords;
@@ -109,20 +109,20 @@ impl Hub {
         Ok(setting.effective(value.as_deref()))
     }
 
-    /// Writes events that callers cause at will, each with the name of who causes it, as often as [`Bursts`] lets them.
+    /// Writes events that callers cause at will, each with who causes it, as often as [`Bursts`] lets them.
     ///
     /// # Errors
     /// When they could not be written.
-    pub(crate) async fn audit_refusals(&self, refusals: Vec<(String, Event)>) -> Result<(), Fault> {
+    pub(crate) async fn audit_refusals(&self, refusals: Vec<(Cause, Event)>) -> Result<(), Fault> {
         let now = Instant::now();
-        let admit = |(caller, event): (String, Event)| Some((self.bursts.admit(&caller, event, now)?, caller));
-        let fresh: Vec<(Event, String)> = refusals.into_iter().filter_map(admit).collect();
+        let admit = |(cause, event): (Cause, Event)| Some((self.bursts.admit(&cause, event.bounded(), now)?, cause));
+        let fresh: Vec<(Event, Cause)> = refusals.into_iter().filter_map(admit).collect();
         if fresh.is_empty() {
             return Ok(());
         }
         let written = self.store.audit(fresh.iter().map(|(event, _)| event.clone()).collect()).await;
         if written.is_err() {
-            fresh.iter().for_each(|(event, caller)| self.bursts.forget(caller, event));
+            fresh.iter().for_each(|(event, cause)| self.bursts.forget(cause, event));
         }
         written
     }

@@ -14,6 +14,7 @@ use mezite_store::Tx;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::bursts::Cause;
 use crate::caller::Caller;
 use crate::hub::Hub;
 
@@ -150,7 +151,7 @@ pub(crate) async fn redeem_invite(
         hub.throttle.source_failed(caller.client_ip, Instant::now());
         let mut event = hub.event(EventType::UserLoginFailed).detail("method", "invite");
         event.error_message = "the invite is unknown, used or expired".into();
-        hub.audit_refusals(vec![(caller.name(), caller.sign(event))]).await?;
+        hub.audit_refusals(vec![(caller.cause(), caller.sign(event))]).await?;
         return Err(refused());
     }
     let hash = hub.passwords.hash(password).await?;
@@ -179,7 +180,7 @@ async fn admit(hub: &Hub, username: &str, source: IpAddr) -> Result<(), Fault> {
     let mut event = hub.event(EventType::UserLoginFailed).user(username, &[]);
     event.client_ip = source.to_string();
     event.error_message = "there were too many failed attempts".into();
-    hub.audit_refusals(vec![(throttle::network(source).to_string(), event)]).await?;
+    hub.audit_refusals(vec![(Cause::outside(source), event)]).await?;
     Err(too_many(wait))
 }
 

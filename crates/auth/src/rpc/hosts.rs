@@ -31,7 +31,7 @@ pub(super) async fn generate_host_certs(
                 hub.throttle.source_failed(caller.client_ip, Instant::now());
                 let mut event = hub.event(EventType::NodeJoinFailed).resource("node", &request.name);
                 event.error_message.clone_from(reason);
-                hub.audit_refusals(vec![(caller.name(), caller.sign(event))]).await?;
+                hub.audit_refusals(vec![(caller.cause(), caller.sign(event))]).await?;
             }
             joined
         }

@@ -1,5 +1,6 @@
 //! What agents and proxies say about themselves.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use mezite_core::audit::{Event, EventType};
@@ -10,6 +11,7 @@ use mezite_net::clock;
 use mezite_proto::v1::*;
 use mezite_store::Expect;
 
+use crate::bursts::Cause;
 use crate::caller::{Caller, Who};
 use crate::hub::Hub;
 use crate::join::unlocked_node;
@@ -115,14 +117,32 @@ pub(super) async fn emit_audit_events(
     let reported = request.events.iter().map(|json| reported(hub, caller, node.as_deref(), json));
     let events = reported.collect::<Result<Vec<_>, _>>()?;
     refuse_foreign_sessions(hub, caller, &events).await?;
-    // A proxy tells of what its users do: each is a caller of its own, known by certificate or address.
-    let of_whom = |event: &Event| match &caller.who {
-        Who::Proxy(_) if !event.user_name.is_empty() => format!("user {}", event.user_name),
-        Who::Proxy(_) => event.client_ip.clone(),
-        _ => caller.name(),
-    };
-    hub.audit_refusals(events.into_iter().map(|event| (of_whom(&event), event)).collect()).await?;
+    let users = existing(hub, &events).await?;
+    let refusals = events.into_iter().map(|event| (cause(caller, &event, &users), event));
+    hub.audit_refusals(refusals.collect()).await?;
     Ok(EmitAuditEventsReply {})
+}
+
+/// The users of these events that exist.
+async fn existing(hub: &Hub, events: &[Event]) -> Result<BTreeSet<String>, Fault> {
+    let mut users = BTreeSet::new();
+    for name in events.iter().map(|event| &event.user_name).collect::<BTreeSet<_>>() {
+        if hub.store.find::<kind::User>(name).await?.is_some() {
+            users.insert(name.clone());
+        }
+    }
+    Ok(users)
+}
+
+/// A machine tells of what users do: each is a caller of its own, known by certificate or address. The names that it makes up
+/// are one caller.
+fn cause(caller: &Caller, event: &Event, users: &BTreeSet<String>) -> Cause {
+    let machine = caller.cause();
+    match (&caller.who, event.client_ip.parse()) {
+        _ if users.contains(&event.user_name) => Cause::new(machine.door, &event.user_name),
+        (Who::Proxy(_), Ok(source)) if event.user_name.is_empty() => Cause::outside(source),
+        _ => machine,
+    }
 }
 
 /// An agent tells of its own node's sessions, and of none that another node has told of.
