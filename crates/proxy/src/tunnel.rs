@@ -34,6 +34,8 @@ const MAX_PENDING_PER_AGENT: usize = 256;
 const CONTROL_QUEUE: usize = 64;
 /// Sessions that are remembered for one dial.
 const MAX_SESSIONS_PER_DIAL: usize = 256;
+/// Refused forwards of one dial that are told of: whoever floods does not push out the reports of others.
+const MAX_REPORTS_PER_DIAL: u32 = 128;
 /// Chunks (of at most 64 KiB) waiting to be sent on one stream; HTTP/2's window does the rest.
 const STREAM_QUEUE: usize = 8;
 
@@ -134,6 +136,7 @@ struct Agent {
 struct Live {
     about: Arc<DialInfo>,
     sessions: Vec<String>,
+    reports: u32,
     terminate: CancellationToken,
 }
 
@@ -189,7 +192,7 @@ impl Tunnels {
     /// Remembers a dial for as long as the returned value lives.
     pub(crate) fn track(self: &Arc<Self>, dial_id: &str, about: DialInfo) -> LiveDial {
         let terminate = CancellationToken::new();
-        let live = Live { about: Arc::new(about), sessions: Vec::new(), terminate: terminate.clone() };
+        let live = Live { about: Arc::new(about), sessions: Vec::new(), reports: 0, terminate: terminate.clone() };
         self.state().live.insert(dial_id.to_owned(), live);
         LiveDial { tunnels: Arc::clone(self), dial_id: dial_id.to_owned(), terminate }
     }
@@ -261,6 +264,18 @@ impl Tunnels {
         (live.about.node_id == node_id).then(|| act(live))
     }
 
+    /// An agent's report; one about a dial that is not its own counts for nothing.
+    fn forward_denied(&self, node_id: &str, denied: &v1::PortForwardDenied) {
+        let about = self.with_live(&denied.dial_id, node_id, |live| {
+            live.reports = live.reports.saturating_add(1);
+            (live.reports <= MAX_REPORTS_PER_DIAL).then(|| Arc::clone(&live.about))
+        });
+        let report = about.flatten().map(|dial| ForwardDenied { dial, target: shown(&denied.target) });
+        if report.is_some_and(|report| self.forwards.try_send(report).is_err()) {
+            tracing::warn!(node_id, "a report of a refused port forward was dropped: too many at once");
+        }
+    }
+
     async fn read_control(&self, node_id: &str, mut up: Streaming<v1::ControlUp>) {
         while let Ok(Some(message)) = up.message().await {
             match message.message {
@@ -269,13 +284,7 @@ impl Tunnels {
                         let _ = pending.answer.send(Err(DialError::Refused(shown(&refused.reason))));
                     }
                 }
-                Some(Up::PortForwardDenied(denied)) => {
-                    let about = self.with_live(&denied.dial_id, node_id, |live| Arc::clone(&live.about));
-                    let report = about.map(|dial| ForwardDenied { dial, target: shown(&denied.target) });
-                    if report.is_some_and(|report| self.forwards.try_send(report).is_err()) {
-                        tracing::warn!(node_id, "a report of a refused port forward was dropped: too many at once");
-                    }
-                }
+                Some(Up::PortForwardDenied(denied)) => self.forward_denied(node_id, &denied),
                 Some(Up::SessionStarted(started)) => {
                     self.with_live(&started.dial_id, node_id, |live| {
                         if live.sessions.len() < MAX_SESSIONS_PER_DIAL && is_uuid(&started.session_id) {
@@ -416,4 +425,31 @@ fn down(message: Down) -> v1::ControlDown {
 /// Text of an agent, bounded and escaped, for logs and messages.
 fn shown(text: &str) -> String {
     escape_control(&text.chars().take(200).collect::<String>()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_dial_leaves_room_for_the_reports_of_others() {
+        let (forwards, mut reports) = mpsc::channel(1024);
+        let tunnels = Tunnels::new("proxy".into(), forwards);
+        let about = |user: &str| DialInfo {
+            user: user.into(),
+            node_id: "n".into(),
+            node_name: "web-1".into(),
+            client: ([127, 0, 0, 1], 1).into(),
+        };
+        let _dials = [tunnels.track("mallory", about("mallory")), tunnels.track("bob", about("bob"))];
+        let denied = |dial: &str| v1::PortForwardDenied { dial_id: dial.into(), target: "db:5432".into() };
+        for _ in 0..5000 {
+            tunnels.forward_denied("n", &denied("mallory"));
+        }
+        tunnels.forward_denied("other", &denied("bob"));
+        tunnels.forward_denied("n", &denied("bob"));
+        let users: Vec<String> =
+            std::iter::from_fn(|| reports.try_recv().ok()).map(|report| report.dial.user.clone()).collect();
+        assert_eq!((users.len(), users.last().map(String::as_str)), (129, Some("bob")));
+    }
 }
