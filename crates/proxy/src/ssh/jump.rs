@@ -11,6 +11,7 @@ use mezite_net::clock;
 use mezite_net::ssh::{Channel, ChannelEvent, ChannelReader, ChannelRequest, OpenFailure};
 use mezite_net::watch::View;
 use mezite_proto::v1;
+use tokio::sync::Semaphore;
 
 use crate::ssh::{Front, User};
 use crate::tunnel::{DialInfo, DialStream, LiveDial};
@@ -28,6 +29,8 @@ pub(super) struct Jump {
     pub(super) peer: SocketAddr,
     pub(super) target: String,
     pub(super) login: Option<String>,
+    /// One permit for each refusal that is still told of.
+    pub(super) reports: Arc<Semaphore>,
 }
 
 /// A node that was found, and what was decided about it.
@@ -51,13 +54,11 @@ impl Jump {
             Ok(decided) => decided,
             Err(Refused::Unreachable(reason)) => return request.reject(OpenFailure::ConnectFailed, &reason),
             Err(Refused::Denied { name, node_id, denied }) => {
-                self.front.reporter.denied(
-                    &self.user.identity,
-                    self.peer,
-                    (&name, &node_id),
-                    self.login.as_deref(),
-                    &denied,
-                );
+                if let Ok(report) = self.reports.try_acquire() {
+                    report.forget();
+                    let login = self.login.as_deref();
+                    self.front.reporter.denied(&self.user.identity, self.peer, (&name, &node_id), login, &denied);
+                }
                 return request.reject(OpenFailure::AdministrativelyProhibited, &denied.to_string());
             }
         };

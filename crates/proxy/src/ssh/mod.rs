@@ -30,6 +30,8 @@ use crate::tunnel::Tunnels;
 pub(crate) const TARGET_REQUEST: &str = "target@mezite";
 /// Jumps through one connection at a time.
 const MAX_JUMPS: usize = 64;
+/// Refusals of one connection that are told of: whoever floods does not push out the reports of others.
+const MAX_REPORTS: usize = 128;
 /// How long connections go on after a stop.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 /// Longest payload of a `target@mezite` request, in bytes.
@@ -88,6 +90,7 @@ impl Client {
         let Some(user) = authenticate::run(&self, &mut incoming).await else { return };
         admission.authenticated();
         let user = Arc::new(user);
+        let reports = Arc::new(Semaphore::new(MAX_REPORTS));
         while let Some(event) = incoming.next().await {
             match event {
                 Event::Channel(request) => match request.open.clone() {
@@ -102,6 +105,7 @@ impl Client {
                             peer: self.peer,
                             target: host,
                             login: self.login.clone(),
+                            reports: Arc::clone(&reports),
                         };
                         tokio::spawn(async move {
                             jump.run(request).await;
