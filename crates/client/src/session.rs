@@ -4,13 +4,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use mezite_core::text::escape_control;
 use mezite_net::ssh::{
-    ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, CloseReason, PtyRequest, SessionRequest,
+    ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, CloseReason, OpenError, PtyRequest, SessionRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, Result};
-use crate::ssh_dial::NodeConnection;
+use crate::ssh_dial::{NodeConnection, NodeLogin};
 use crate::terminal::{self, Ending, Escape, Raw};
 
 /// Bytes read from standard input at once.
@@ -37,10 +37,15 @@ pub struct Request {
 ///
 /// # Errors
 /// When the session cannot be started or the connection is lost. The terminal is restored in every case.
-pub async fn run(node: &NodeConnection, request: Request) -> Result<u8> {
-    let channel = node.inner.open(ChannelOpen::Session).await.map_err(|error| lost(node, &error.to_string()))?;
-    let (reader, writer) = channel.split();
-    start(node, &writer, &request).await?;
+pub async fn run(node: &NodeConnection, login: NodeLogin<'_>, request: Request) -> Result<u8> {
+    let failed = |error: OpenError| lost(node, &error.to_string());
+    let asked = node.inner.ask(ChannelOpen::Session).map_err(failed)?;
+    let writer = asked.writer();
+    // One flight: login, channel and command.
+    let (login, channel, started) = tokio::join!(login.done(), asked.opened(), start(node, &writer, &request));
+    login?;
+    let (reader, writer) = channel.map_err(failed)?.split();
+    started?;
     let raw = if request.terminal { Raw::enter()? } else { None };
     let is_typed = raw.is_some();
     let outcome = follow(reader, writer, is_typed).await;

@@ -11,7 +11,7 @@ use mezite_net::clock;
 use mezite_net::dial;
 use mezite_net::ssh::{
     ChannelOpen, ChannelStream, ClientConfig, CloseReason, ConnectError, Connection, DisconnectReason, HostTrust,
-    Identity, OpenError, OpenFailure, connect,
+    Identity, Login, OpenError, OpenFailure, begin,
 };
 use mezite_ssh::cert::{CLOCK_ALLOWANCE, CertError, Certificate};
 use mezite_ssh::key::PublicKey;
@@ -115,36 +115,33 @@ impl Dialer {
     pub async fn channel(&self, target: &Target) -> Result<(Connection, ChannelStream)> {
         let proxy = &self.profile.ssh_addr;
         let tcp = dial::tcp(&proxy.to_string()).await.map_err(undialed)?;
-        let (connection, _) = match connect(tcp, self.config(&self.profile.user, &proxy.host)).await {
-            Ok(connected) => connected,
-            Err(error) => return Err(self.refused(error).await),
-        };
+        let (connection, login) = begin(tcp, self.config(&self.profile.user, &proxy.host));
         let open = ChannelOpen::DirectTcpip {
             host: target.node.clone(),
             port: PORT,
             origin_host: "127.0.0.1".to_owned(),
             origin_port: 0,
         };
-        let login = Bytes::from(json!({ "login": target.login }).to_string());
-        // One flight: the channel does not wait for the answer, which only says that the login was heard.
-        let (_, channel) = tokio::join!(connection.global_request("target@mezite", login), connection.open(open));
+        let as_login = Bytes::from(json!({ "login": target.login }).to_string());
+        // One flight: the channel waits neither for the login nor for the answer that the OS user was heard.
+        let heard = connection.global_request("target@mezite", as_login);
+        let (login, _, channel) = tokio::join!(login.done(), heard, connection.open(open));
+        if let Err(error) = login {
+            return Err(self.refused(error).await);
+        }
         let channel = channel.map_err(|error| self.with_logins(unopened(&error, &connection, &target.node), target))?;
         Ok((connection, channel.into_stream()))
     }
 
-    /// An SSH connection to the node itself, checked against its exact name.
+    /// An SSH connection to the node itself, checked against its exact name, and the login there, which is on its way.
     ///
     /// # Errors
     /// In the words of whoever refused.
-    pub async fn node(&self, target: &Target) -> Result<NodeConnection> {
+    pub async fn node<'a>(&'a self, target: &'a Target) -> Result<(NodeConnection, NodeLogin<'a>)> {
         let (outer, stream) = self.channel(target).await?;
-        match connect(stream, self.config(&target.login, &target.node)).await {
-            Ok((inner, _)) => Ok(NodeConnection { inner, outer }),
-            Err(ConnectError::Closed(_)) if outer.close_reason().is_some() => Err(closed(&outer)),
-            Err(error) => {
-                Err(self.with_logins(not_let_in(&error, &format!("{} on {}", target.login, target.node)), target))
-            }
-        }
+        let (inner, login) = begin(stream, self.config(&target.login, &target.node));
+        let login = NodeLogin { login, outer: outer.clone(), dialer: self, target };
+        Ok((NodeConnection { inner, outer }, login))
     }
 
     fn config(&self, user: &str, host: &str) -> ClientConfig {
@@ -188,6 +185,31 @@ impl Dialer {
         let mut hub = Hub::stranger(self.profile.proxy.clone(), trust).ok()?;
         let _: Ping = hub.web.get("/v1/webapi/ping").await.ok()?;
         u64::try_from(hub.web.clock()?.unix_timestamp()).ok()
+    }
+}
+
+/// A login to a node on its way. What is asked of the node meanwhile goes along with it.
+pub struct NodeLogin<'a> {
+    login: Login,
+    outer: Connection,
+    dialer: &'a Dialer,
+    target: &'a Target,
+}
+
+impl NodeLogin<'_> {
+    /// Waits until the node has let the user in.
+    ///
+    /// # Errors
+    /// In the words of whoever refused.
+    pub async fn done(self) -> Result<()> {
+        let Self { login, outer, dialer, target } = self;
+        match login.done().await {
+            Ok(_) => Ok(()),
+            Err(ConnectError::Closed(_)) if outer.close_reason().is_some() => Err(closed(&outer)),
+            Err(error) => {
+                Err(dialer.with_logins(not_let_in(&error, &format!("{} on {}", target.login, target.node)), target))
+            }
+        }
     }
 }
 

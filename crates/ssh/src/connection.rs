@@ -22,6 +22,9 @@ use crate::{
 /// Bytes waiting for the wire from which on nothing more is read: a peer that does not read is not answered either.
 const READ_STOP: usize = HIGH_WATER + (512 << 10);
 
+/// Messages kept of a client that opens channels along with a login that is not granted yet, and their bytes.
+const MAX_EARLY: (usize, usize) = (32, 64 << 10);
+
 /// Something for the application.
 #[derive(Debug)]
 pub enum Event {
@@ -66,6 +69,8 @@ pub struct Connection {
     user: String,
     banner: String,
     events: VecDeque<Event>,
+    /// What a client sent behind a login, for when one is granted (server only).
+    early: Vec<Bytes>,
     login_deadline: Option<Instant>,
     keepalive: Option<Keepalive>,
     heard: Instant,
@@ -111,6 +116,7 @@ impl Connection {
             user: String::new(),
             banner: String::new(),
             events: VecDeque::new(),
+            early: Vec::new(),
             login_deadline: now.checked_add(grace),
             keepalive,
             heard: now,
@@ -175,7 +181,16 @@ impl Connection {
 
     fn message(&mut self, payload: &[u8]) -> Result<(), Fault> {
         let number = payload.first().copied().unwrap_or_default();
+        let own = self.transport.remote_ident().is_some_and(is_own);
         match &mut self.auth {
+            Auth::Server(auth) if own && auth.tried() && (msg::GLOBAL_REQUEST..128).contains(&number) => {
+                let bytes: usize = self.early.iter().map(Bytes::len).sum();
+                if self.early.len() >= MAX_EARLY.0 || bytes + payload.len() > MAX_EARLY.1 {
+                    return Err(Fault::protocol("too many messages before authentication"));
+                }
+                self.early.push(Bytes::copy_from_slice(payload));
+                Ok(())
+            }
             Auth::Server(auth) => {
                 let session_id = self.transport.session_id().cloned().unwrap_or_default();
                 let step = auth.message(payload, &session_id)?;
@@ -214,6 +229,10 @@ impl Connection {
         {
             for message in auth.start(&session_id) {
                 self.transport.send(&message, b"")?;
+            }
+            // A server of ours keeps what follows a login until it is granted.
+            if auth.pipelined() && self.transport.remote_ident().is_some_and(is_own) {
+                self.channels.activate(true, &mut self.transport)?;
             }
         }
         Ok(())
@@ -257,7 +276,7 @@ impl Connection {
         self.transport.authenticated(self.channels.max_packet() as usize);
         self.user.clone_from(&user);
         self.events.push_back(Event::Authenticated { user });
-        Ok(())
+        std::mem::take(&mut self.early).iter().try_for_each(|payload| self.message(payload))
     }
 
     /// The earliest time at which [`Self::tick`] has something to do.
@@ -428,7 +447,7 @@ impl Connection {
     // ----- channels: see `Channels` -----
 
     /// Asks the peer for a channel; [`Notice::Opened`] or [`Notice::OpenFailed`] follows. Before authentication the
-    /// request waits. `None` if there are too many channels or the connection is over.
+    /// request waits; towards a server that runs this engine it is sent along with the login. `None` if there are too many channels or the connection is over.
     pub fn open(&mut self, open: ChannelOpen) -> Option<ChannelId> {
         if self.closed.is_some() {
             return None;
@@ -495,8 +514,9 @@ impl Connection {
         self.guard(done);
     }
 
-    /// Sends a request on a channel; a [`Notice::RequestReply`] follows if an answer is wanted. False if the channel is
-    /// closed.
+    /// Sends a request on a channel; a [`Notice::RequestReply`] follows if an answer is wanted. On a channel that is being
+    /// opened it waits for the peer's answer, or goes along with the open where both ends run this engine. False if the
+    /// channel is closed.
     pub fn request(&mut self, channel: ChannelId, name: &str, payload: &[u8], want_reply: bool) -> bool {
         let done = self.channels.request(channel, (name, payload), want_reply, &mut self.transport);
         self.guard(done) && self.closed.is_none()

@@ -17,6 +17,11 @@
 //! - Cryptography is that of `aws-lc-rs`. Secrets are wiped when dropped and never shown by `Debug`.
 //! - There is one certificate verifier, [`cert::verify`], for every place that accepts a certificate.
 //!
+//! # Between two ends of this engine
+//! A client sends channels and requests along with its login; the server keeps them, bounded, until the login is granted. A
+//! channel has the same number at both ends, with the top bit set at the end that was asked, so that requests need not wait
+//! for the answer to the open. Windows are larger. Other peers see none of it.
+//!
 //! # Deliberately absent
 //! Finite-field Diffie-Hellman, SHA-1, DSA, ciphers without authentication, compression, passwords, host-based
 //! authentication, X11, SSH-1, certificates of other subject keys than Ed25519, and passphrases on key files.

@@ -194,6 +194,10 @@ pub struct ChannelWriter {
 }
 
 impl ChannelWriter {
+    pub(super) fn new(guard: Arc<Guard>) -> Self {
+        Self { guard }
+    }
+
     /// Sends data, waiting for the peer's window as often as it takes. If it is cancelled, part may have been sent.
     ///
     /// # Errors

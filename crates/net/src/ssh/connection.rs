@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Channel, ChannelOpen, Event,
+    Answer, Channel, ChannelOpen, ChannelWriter, ConnectError, Event,
     channel::Guard,
     driver::Driver,
     request,
@@ -76,15 +76,22 @@ impl Connection {
     /// # Errors
     /// If the peer refuses, there are too many channels, or the connection ends.
     pub async fn open(&self, open: ChannelOpen) -> Result<Channel, OpenError> {
+        self.ask(open)?.opened().await
+    }
+
+    /// Asks for a channel. What is requested on it before the answer leaves in the same flight where both ends run this
+    /// engine, together with the login if that is not granted yet.
+    ///
+    /// # Errors
+    /// If there are too many channels or the connection is over.
+    pub fn ask(&self, open: ChannelOpen) -> Result<Asked, OpenError> {
         let (sender, opened) = oneshot::channel();
         let id = self.live.shared.with(|state| {
             let id = state.open(open, sender);
             id.ok_or(if state.engine.closed().is_some() { OpenError::Closed } else { OpenError::TooMany })
         })?;
         // Releases the channel if nobody waits for the answer any more.
-        let guard = Guard::new(Arc::clone(&self.live), id);
-        opened.await.unwrap_or(Err(OpenError::Closed))?;
-        Ok(Channel::new(guard))
+        Ok(Asked { guard: Guard::new(Arc::clone(&self.live), id), opened })
     }
 
     /// Sends a global request and waits for the data of its answer.
@@ -167,6 +174,59 @@ impl Connection {
     }
 }
 
+/// A channel that the peer was asked for. Dropping it gives the channel up.
+pub struct Asked {
+    guard: Arc<Guard>,
+    opened: oneshot::Receiver<Result<(), OpenError>>,
+}
+
+impl Asked {
+    /// For requests; data is taken once the channel is open.
+    #[must_use]
+    pub fn writer(&self) -> ChannelWriter {
+        ChannelWriter::new(Arc::clone(&self.guard))
+    }
+
+    /// Waits for the peer's word.
+    ///
+    /// # Errors
+    /// If the peer refuses or the connection ends.
+    pub async fn opened(self) -> Result<Channel, OpenError> {
+        self.opened.await.unwrap_or(Err(OpenError::Closed))?;
+        Ok(Channel::new(self.guard))
+    }
+}
+
+/// A login on its way.
+pub struct Login {
+    incoming: Incoming,
+    prompt: Option<Answer>,
+}
+
+impl Login {
+    pub(super) fn new(incoming: Incoming, prompt: Option<Answer>) -> Self {
+        Self { incoming, prompt }
+    }
+
+    /// Waits until the user is authenticated.
+    ///
+    /// # Errors
+    /// If the host is not believed, the user is refused, or the connection ends.
+    pub async fn done(mut self) -> Result<Incoming, ConnectError> {
+        match self.incoming.log_in(self.prompt.take()).await {
+            Ok(()) => Ok(self.incoming),
+            Err(CloseReason::Denied { methods }) => {
+                let banner = self.incoming.live.shared.with(|state| state.engine.banner().to_owned());
+                Err(ConnectError::Denied { methods, banner })
+            }
+            Err(CloseReason::Fault(fault)) if fault.reason() == DisconnectReason::HostKeyNotVerifiable => {
+                Err(ConnectError::Host(fault.message().to_owned()))
+            }
+            Err(reason) => Err(ConnectError::Closed(reason)),
+        }
+    }
+}
+
 /// What the peer asks for. Dropping it refuses everything that is asked from then on.
 pub struct Incoming {
     live: Arc<Live>,
@@ -201,7 +261,7 @@ impl Incoming {
     }
 
     /// A client's way from the first byte to the end of authentication.
-    pub(super) async fn log_in(&mut self, prompt: Option<Answer>) -> Result<(), CloseReason> {
+    async fn log_in(&mut self, prompt: Option<Answer>) -> Result<(), CloseReason> {
         loop {
             match poll_fn(|cx| self.poll_raised(cx)).await {
                 Some(Raised::Authenticated { .. }) => return Ok(()),

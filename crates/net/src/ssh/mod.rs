@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 pub use channel::{Channel, ChannelEvent, ChannelReader, ChannelReq, ChannelWriter, Closed};
-pub use connection::{Connection, Incoming, OpenError, RequestError};
+pub use connection::{Asked, Connection, Incoming, Login, OpenError, RequestError};
 pub use mezite_ssh::{
     CloseReason, DisconnectReason,
     auth::{AuthMethod, Challenge, Credential, Method, Prompt},
@@ -121,6 +121,16 @@ pub async fn connect<S>(io: S, config: ClientConfig) -> Result<(Connection, Inco
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let (connection, login) = begin(io, config);
+    login.done().await.map(|incoming| (connection, incoming))
+}
+
+/// Begins to log in over `io`. What is asked of the connection meanwhile goes along with the login to a server that runs this
+/// engine, and waits for it otherwise.
+pub fn begin<S>(io: S, config: ClientConfig) -> (Connection, Login)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let prompt = config.prompt;
     let settings = mezite_ssh::config::ClientSettings {
         user: config.user,
@@ -135,13 +145,6 @@ where
         limits: config.limits,
     };
     let engine = mezite_ssh::Connection::client(settings, std::time::Instant::now());
-    let (connection, mut incoming) = connection::start(io, engine);
-    match incoming.log_in(prompt).await {
-        Ok(()) => Ok((connection, incoming)),
-        Err(CloseReason::Denied { methods }) => Err(ConnectError::Denied { methods, banner: connection.banner() }),
-        Err(CloseReason::Fault(fault)) if fault.reason() == DisconnectReason::HostKeyNotVerifiable => {
-            Err(ConnectError::Host(fault.message().to_owned()))
-        }
-        Err(reason) => Err(ConnectError::Closed(reason)),
-    }
+    let (connection, incoming) = connection::start(io, engine);
+    (connection, Login::new(incoming, prompt))
 }

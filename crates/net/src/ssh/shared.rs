@@ -123,7 +123,9 @@ impl State {
                 }
             }
             Notice::OpenFailed(id, failure, message) => {
-                if let Some(opened) = slots.get_mut(&id).and_then(|slot| slot.opened.take()) {
+                let Some(slot) = slots.get_mut(&id) else { return };
+                slot.replies.clear();
+                if let Some(opened) = slot.opened.take() {
                     let _ = opened.send(Err(OpenError::Refused { failure, message }));
                 }
             }

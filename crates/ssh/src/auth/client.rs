@@ -78,6 +78,11 @@ impl ClientAuth {
         self.session_id.is_some()
     }
 
+    /// Whether the first attempt is sent without waiting.
+    pub(crate) fn pipelined(&self) -> bool {
+        self.pipelined
+    }
+
     /// What the server said before authentication; its own words.
     pub(crate) fn banner(&self) -> &str {
         &self.banner

@@ -73,6 +73,11 @@ impl ServerAuth {
         self.pending.is_some()
     }
 
+    /// Whether the client has asked to log in.
+    pub(crate) fn tried(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// The banner, once, to be sent before the first answer.
     pub(crate) fn take_banner(&mut self) -> Option<Vec<u8>> {
         let text = self.banner.take_if(|_| self.service)?;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     ChannelId, ChannelOpen, Inbound, OpenFailure, SessionRequest,
-    table::{Channel, Channels, GlobalWaiter, Notice, PeerRequest, STDERR, State, send_open_failure},
+    table::{ASKED, Channel, Channels, GlobalWaiter, Notice, PeerRequest, STDERR, State},
 };
 use crate::{
     error::Fault,
@@ -88,8 +88,8 @@ impl Channels {
         let (kind, remote, window, packet) = (reader.string()?, reader.u32()?, reader.u32()?, reader.u32()?);
         let open = match ChannelOpen::read(kind, &mut reader) {
             Ok(Some(open)) => open,
-            Ok(None) => return send_open_failure(remote, OpenFailure::UnknownChannelType, "unknown channel type", t),
-            Err(_) => return send_open_failure(remote, OpenFailure::ConnectFailed, "malformed open request", t),
+            Ok(None) => return self.refuse(remote, OpenFailure::UnknownChannelType, "unknown channel type", t),
+            Err(_) => return self.refuse(remote, OpenFailure::ConnectFailed, "malformed open request", t),
         };
         let refusal = if open.opener() == t.role() || (self.no_more_sessions && open == ChannelOpen::Session) {
             Some((OpenFailure::AdministrativelyProhibited, "not for you to open"))
@@ -101,10 +101,13 @@ impl Channels {
             None
         };
         if let Some((why, text)) = refusal {
-            return send_open_failure(remote, why, text, t);
+            return self.refuse(remote, why, text, t);
         }
+        let Some(id) = self.number(remote)? else {
+            return self.refuse(remote, OpenFailure::ResourceShortage, "a channel of this number is open", t);
+        };
         let packet = packet.min(self.max_packet());
-        let id = self.insert(State::Offered, remote, window, packet);
+        self.insert(id, State::Offered, remote, window, packet);
         self.requests.push_back(PeerRequest::Open { id, open });
         Ok(())
     }
@@ -116,12 +119,17 @@ impl Channels {
             return Err(Fault::protocol("maximum packet size too small"));
         }
         let packet = packet.min(self.max_packet());
+        let foretold = self.is_own_peer().then_some(id | ASKED);
         let channel = self.opening(id)?;
+        if foretold.is_some_and(|number| number != remote) {
+            return Err(Fault::protocol("a channel with another number than foretold"));
+        }
         channel.state = State::Open;
         (channel.remote, channel.send_window, channel.send_packet) = (remote, window, packet);
         if channel.released {
             return self.close(id, t);
         }
+        channel.flush_requests(t)?;
         self.notices.push_back(Notice::Opened(id));
         Ok(())
     }
@@ -209,7 +217,10 @@ impl Channels {
         let id = reader.u32()?;
         let (name, want_reply, payload) = (reader.utf8()?, reader.bool()?, reader.rest());
         let max = self.limits.requests;
-        let channel = self.live(id)?;
+        if self.is_refused(id) && !self.channels.contains_key(&id) {
+            return Ok(());
+        }
+        let channel = self.asked(id)?;
         let token = want_reply.then(|| channel.replies_in.expect());
         if channel.replies_in.len() > max {
             return Err(Fault::protocol("too many requests outstanding"));
@@ -246,6 +257,15 @@ impl Channels {
         if was_empty {
             self.notices.push_back(Notice::Readable(id));
         }
+    }
+
+    /// A channel for which requests may come: a live one, or one of a peer that foretells its number.
+    fn asked(&mut self, id: ChannelId) -> Result<&mut Channel, Fault> {
+        if !self.is_own_peer() {
+            return self.live(id);
+        }
+        let channel = self.channels.get_mut(&id);
+        channel.filter(|channel| channel.state != State::Opening && !channel.got_close).ok_or_else(unknown)
     }
 
     fn opening(&mut self, id: ChannelId) -> Result<&mut Channel, Fault> {

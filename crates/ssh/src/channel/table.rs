@@ -17,6 +17,11 @@ use crate::{
 pub(crate) const HIGH_WATER: usize = 256 << 10;
 /// Largest data of a packet towards other implementations, either way.
 const PACKET: u32 = 32 << 10;
+/// Where both ends run this engine, a channel has the same number at both, with this bit set at the end that was asked: what
+/// follows the open needs not wait for the answer.
+pub(super) const ASKED: u32 = 1 << 31;
+/// Channels refused lately, for which requests may be on their way.
+const REFUSED: usize = 64;
 /// Window that every channel gets, however many there are.
 const MIN_WINDOW: u32 = 64 << 10;
 
@@ -86,6 +91,17 @@ pub(super) struct Channel {
     pub(super) got_close: bool,
     /// The application let go.
     pub(super) released: bool,
+    /// Requests that wait for the peer's number of the channel.
+    queued: Vec<Request>,
+}
+
+/// A request of ours: name, payload, and whether an answer is wanted.
+type Request = (String, Bytes, bool);
+
+/// What waits for authentication.
+enum Early {
+    Open(ChannelId, ChannelOpen),
+    Global(Request),
 }
 
 /// Who waits for the answer to a global request of ours.
@@ -110,7 +126,8 @@ pub(crate) struct Channels {
     /// `None`: the peer wants no answer.
     pub(super) globals_in: Replies<Option<Bytes>>,
     pub(super) globals_out: VecDeque<GlobalWaiter>,
-    queued_opens: Vec<(ChannelId, ChannelOpen)>,
+    early: Vec<Early>,
+    refused: VecDeque<ChannelId>,
     pub(super) no_more_sessions: bool,
     /// Somebody waits for the wire.
     blocked: bool,
@@ -156,7 +173,8 @@ impl Channels {
             requests: VecDeque::new(),
             globals_in: Replies::new(),
             globals_out: VecDeque::new(),
-            queued_opens: Vec::new(),
+            early: Vec::new(),
+            refused: VecDeque::new(),
             no_more_sessions: false,
             blocked: false,
             notices: VecDeque::new(),
@@ -168,14 +186,21 @@ impl Channels {
         if self.own_peer { self.limits.packet_own.clamp(PACKET, 256 << 10) } else { PACKET }
     }
 
-    /// Authentication is over: what waited for it goes out.
+    /// Authentication is over, or on its way to a server that runs this engine: what waited for it goes out.
     pub(crate) fn activate(&mut self, own_peer: bool, transport: &mut Transport) -> Result<(), Fault> {
         self.active = true;
         self.own_peer = own_peer;
-        for (id, open) in std::mem::take(&mut self.queued_opens) {
-            self.send_open(id, &open, transport)?;
+        for early in std::mem::take(&mut self.early) {
+            match early {
+                Early::Open(id, open) => self.send_open(id, &open, transport)?,
+                Early::Global((name, data, want_reply)) => send_global(&name, &data, want_reply, transport)?,
+            }
         }
         Ok(())
+    }
+
+    pub(super) fn is_own_peer(&self) -> bool {
+        self.own_peer
     }
 
     pub(crate) fn next_notice(&mut self) -> Option<Notice> {
@@ -189,16 +214,21 @@ impl Channels {
 
     // ----- opening -----
 
-    /// Asks the peer for a channel, after authentication; `None` if there are too many.
+    /// Asks the peer for a channel; `None` if there are too many.
     pub(crate) fn open(&mut self, open: ChannelOpen, t: &mut Transport) -> Result<Option<ChannelId>, Fault> {
         if self.channels.len() >= self.limits.channels {
             return Ok(None);
         }
-        let id = self.insert(State::Opening, 0, 0, 0);
+        while self.channels.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1) & !ASKED;
+        }
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1) & !ASKED;
+        self.insert(id, State::Opening, 0, 0, 0);
         if self.active {
             self.send_open(id, &open, t)?;
         } else {
-            self.queued_opens.push((id, open));
+            self.early.push(Early::Open(id, open));
         }
         Ok(Some(id))
     }
@@ -211,15 +241,50 @@ impl Channels {
         put_u32(&mut message, window);
         put_u32(&mut message, packet);
         open.write(&mut message);
-        t.send(&message, b"")
+        t.send(&message, b"")?;
+        match self.channels.get_mut(&id) {
+            Some(channel) if self.own_peer => {
+                channel.remote = id | ASKED;
+                channel.flush_requests(t)
+            }
+            _ => Ok(()),
+        }
     }
 
-    pub(super) fn insert(&mut self, state: State, remote: u32, window: u32, packet: u32) -> ChannelId {
-        while self.channels.contains_key(&self.next_id) {
-            self.next_id = self.next_id.wrapping_add(1);
+    /// The number of a channel that the peer calls `remote` in its request to open it; `None` if it is taken.
+    pub(super) fn number(&mut self, remote: u32) -> Result<Option<ChannelId>, Fault> {
+        let id = if self.own_peer {
+            if remote & ASKED != 0 {
+                return Err(Fault::protocol("a channel with a number of the other side"));
+            }
+            remote | ASKED
+        } else {
+            while self.channels.contains_key(&self.next_id) {
+                self.next_id = self.next_id.wrapping_add(1);
+            }
+            let id = self.next_id;
+            self.next_id = id.wrapping_add(1);
+            id
+        };
+        Ok(Some(id).filter(|id| !self.channels.contains_key(id)))
+    }
+
+    /// Requests of the peer for a channel that it was just refused are nothing.
+    pub(super) fn is_refused(&self, id: ChannelId) -> bool {
+        self.refused.contains(&id)
+    }
+
+    pub(super) fn refuse(&mut self, remote: u32, why: OpenFailure, text: &str, t: &mut Transport) -> Result<(), Fault> {
+        if self.own_peer {
+            if self.refused.len() >= REFUSED {
+                self.refused.pop_front();
+            }
+            self.refused.push_back(remote | ASKED);
         }
-        let id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1);
+        send_open_failure(remote, why, text, t)
+    }
+
+    pub(super) fn insert(&mut self, id: ChannelId, state: State, remote: u32, window: u32, packet: u32) {
         let channel = Channel {
             state,
             remote,
@@ -239,9 +304,9 @@ impl Channels {
             got_eof: false,
             got_close: false,
             released: false,
+            queued: Vec::new(),
         };
         self.channels.insert(id, channel);
-        id
     }
 
     /// Gives a channel its window: the more is granted already, the less.
@@ -269,7 +334,8 @@ impl Channels {
         for field in [remote, id, window, packet] {
             put_u32(&mut message, field);
         }
-        t.send(&message, b"")
+        t.send(&message, b"")?;
+        self.channels.get_mut(&id).map_or(Ok(()), |channel| channel.flush_replies(t))
     }
 
     /// Refuses a channel the peer asked for.
@@ -284,15 +350,17 @@ impl Channels {
             return Ok(());
         };
         let remote = channel.remote;
+        // What was asked on it counts no more.
+        self.discard(id, t)?;
         self.remove(id);
-        send_open_failure(remote, why, text, t)
+        self.refuse(remote, why, text, t)
     }
 
     pub(super) fn remove(&mut self, id: ChannelId) {
         if let Some(channel) = self.channels.remove(&id) {
             self.granted = self.granted.saturating_sub(channel.recv_max);
         }
-        self.queued_opens.retain(|(queued, _)| *queued != id);
+        self.early.retain(|early| !matches!(early, Early::Open(queued, _) if *queued == id));
     }
 
     // ----- receiving -----
@@ -412,7 +480,7 @@ impl Channels {
         t.send(&short(msg::CHANNEL_CLOSE, channel.remote), b"")
     }
 
-    /// Sends a request; false if the channel takes none any more.
+    /// Sends a request, or keeps it until the channel has a number at the peer; false if the channel takes none any more.
     pub(crate) fn request(
         &mut self,
         id: ChannelId,
@@ -420,16 +488,15 @@ impl Channels {
         want_reply: bool,
         t: &mut Transport,
     ) -> Result<bool, Fault> {
+        let is_numbered = self.own_peer && self.active;
         let Some(channel) = self.channels.get_mut(&id) else { return Ok(false) };
-        if channel.state != State::Open || channel.sent_close || channel.got_close {
+        if channel.state == State::Offered || channel.released || channel.sent_close || channel.got_close {
             return Ok(false);
         }
-        channel.replies_out += u32::from(want_reply);
-        let mut message = vec![msg::CHANNEL_REQUEST];
-        put_u32(&mut message, channel.remote);
-        put_utf8(&mut message, name);
-        put_bool(&mut message, want_reply);
-        t.send(&message, payload)?;
+        channel.queued.push((name.to_owned(), Bytes::copy_from_slice(payload), want_reply));
+        if channel.state == State::Open || is_numbered {
+            channel.flush_requests(t)?;
+        }
         Ok(true)
     }
 
@@ -448,7 +515,11 @@ impl Channels {
         if want_reply {
             self.globals_out.push_back(GlobalWaiter::Application);
         }
-        send_global(name, data, want_reply, t)
+        if self.active {
+            return send_global(name, data, want_reply, t);
+        }
+        self.early.push(Early::Global((name.to_owned(), Bytes::copy_from_slice(data), want_reply)));
+        Ok(())
     }
 
     /// Asks the peer for a sign of life.
@@ -504,7 +575,22 @@ impl Channel {
         t.send(&message, b"")
     }
 
+    pub(super) fn flush_requests(&mut self, t: &mut Transport) -> Result<(), Fault> {
+        for (name, payload, want_reply) in std::mem::take(&mut self.queued) {
+            self.replies_out += u32::from(want_reply);
+            let mut message = short(msg::CHANNEL_REQUEST, self.remote);
+            put_utf8(&mut message, &name);
+            put_bool(&mut message, want_reply);
+            t.send(&message, &payload)?;
+        }
+        Ok(())
+    }
+
+    /// Answers wait for the channel itself to be accepted.
     pub(super) fn flush_replies(&mut self, t: &mut Transport) -> Result<(), Fault> {
+        if self.state == State::Offered {
+            return Ok(());
+        }
         while let Some(ok) = self.replies_in.pop() {
             if !self.sent_close {
                 let number = if ok { msg::CHANNEL_SUCCESS } else { msg::CHANNEL_FAILURE };
@@ -529,7 +615,7 @@ fn send_global(name: &str, data: &[u8], want_reply: bool, t: &mut Transport) -> 
     t.send(&message, data)
 }
 
-pub(super) fn send_open_failure(remote: u32, why: OpenFailure, text: &str, t: &mut Transport) -> Result<(), Fault> {
+fn send_open_failure(remote: u32, why: OpenFailure, text: &str, t: &mut Transport) -> Result<(), Fault> {
     let mut message = short(msg::CHANNEL_OPEN_FAILURE, remote);
     put_u32(&mut message, why.code());
     put_utf8(&mut message, text);

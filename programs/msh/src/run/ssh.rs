@@ -22,8 +22,8 @@ pub(super) async fn run(context: &Context, args: Ssh) -> Result<u8> {
         term: context.places.term.clone(),
         env: context.places.locale.clone(),
     };
-    let node = dialer.node(&target).await?;
-    let status = session::run(&node, request).await;
+    let (node, login) = dialer.node(&target).await?;
+    let status = session::run(&node, login, request).await;
     node.close().await;
     status
 }

@@ -5,7 +5,7 @@ use std::{net::TcpListener, process::Stdio, sync::Arc, time::Duration};
 use bytes::Bytes;
 use mezite_net::ssh::{
     Channel, ChannelEvent, ChannelOpen, ClientConfig, ConnectError, Connection, HostTrust, OpenError, SessionRequest,
-    connect,
+    begin, connect,
 };
 use mezite_ssh::{PrivateKey, PublicKey, cipher::Cipher, kex::KexAlgorithm};
 use tokio::{
@@ -81,12 +81,13 @@ impl Sshd {
     }
 }
 
-/// Starts a command.
+/// Starts a command, asked for before the channel is there.
 async fn exec(connection: &Connection, command: &str) -> Channel {
-    let channel = connection.open(ChannelOpen::Session).await.unwrap();
-    let request = SessionRequest::Exec(command.as_bytes().to_vec());
-    assert!(channel.writer().request(request.name(), request.payload()).await.unwrap());
-    channel
+    let asked = connection.ask(ChannelOpen::Session).unwrap();
+    let (writer, request) = (asked.writer(), SessionRequest::Exec(command.as_bytes().to_vec()));
+    let (channel, started) = tokio::join!(asked.opened(), writer.request(request.name(), request.payload()));
+    assert!(started.unwrap());
+    channel.unwrap()
 }
 
 struct Done {
@@ -160,6 +161,18 @@ pub(crate) fn key_exchanges() -> Vec<KexAlgorithm> {
     let common: Vec<_> = common.collect();
     assert!(common.contains(&KexAlgorithm::Curve25519Sha256), "{known}");
     common
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_asked_for_before_the_login_waits_for_it() {
+    let sshd = Sshd::new("");
+    let (stream, _child) = sshd.spawn().await;
+    let (connection, login) = begin(stream, sshd.client());
+    let (login, channel) = timeout(PATIENCE, async { tokio::join!(login.done(), exec(&connection, "exit 3")) })
+        .await
+        .expect("the command hangs");
+    let _incoming = login.unwrap();
+    assert_eq!(finish(channel).await.status, Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

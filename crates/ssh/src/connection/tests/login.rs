@@ -118,6 +118,95 @@ fn a_channel_opened_before_login_follows_it() {
     assert_eq!(notices(&mut pair.client), [Notice::Opened(near)]);
 }
 
+/// The client's wishes before a byte has gone.
+fn eager(pair: &mut Pair) -> ChannelId {
+    pair.client.global_request("target@mezite", b"x", true);
+    let near = pair.client.open(ChannelOpen::Session).unwrap();
+    assert!(pair.client.request(near, "exec", b"\0\0\0\x04true", true));
+    near
+}
+
+/// The server's application hears of all of it, and answers.
+fn served(pair: &mut Pair, near: ChannelId) {
+    assert!(matches!(pair.server.poll_event(), Some(Event::Authenticated { .. })));
+    let Some(Event::Global { token: Some(token), .. }) = pair.server.poll_event() else { panic!() };
+    pair.server.global_reply(token, None);
+    let Some(Event::Open { channel, .. }) = pair.server.poll_event() else { panic!() };
+    pair.server.accept(channel);
+    let Some(Inbound::Request { token: Some(token), .. }) = pair.server.poll_channel(channel) else { panic!() };
+    pair.server.reply(channel, token, true);
+    pair.run();
+    let told = notices(&mut pair.client);
+    assert_eq!(told, [Notice::GlobalReply(None), Notice::Opened(near), Notice::RequestReply(near, true)]);
+}
+
+#[test]
+fn a_login_a_channel_and_a_command_are_one_flight() {
+    let mut pair = Pair::new();
+    let near = eager(&mut pair);
+    // One flight each way for the keys, one with everything else.
+    pair.step(usize::MAX);
+    pair.step(usize::MAX);
+    pair.step(usize::MAX);
+    pair.let_in();
+    pair.server.receive(&mut pair.server_input, pair.now);
+    served(&mut pair, near);
+}
+
+#[test]
+fn what_was_asked_along_with_a_first_factor_waits_for_the_second() {
+    let mut pair = Pair::new();
+    let near = eager(&mut pair);
+    pair.run();
+    let Some(Event::Auth(_)) = pair.server.poll_event() else { panic!() };
+    pair.server.authenticate(AuthReply::Partial(vec![Method::KeyboardInteractive]));
+    pair.run();
+    let Some(Event::Auth(_)) = pair.server.poll_event() else { panic!("{:?}", pair.server.closed()) };
+    assert!(!pair.server.has_event(), "nothing is offered to the application before the login is granted");
+    pair.server.authenticate(AuthReply::Accept);
+    pair.run();
+    served(&mut pair, near);
+}
+
+#[test]
+fn only_so_much_may_come_along_with_a_login() {
+    let mut pair = Pair::new();
+    for _ in 0..=MAX_EARLY.0 {
+        pair.client.open(ChannelOpen::Session).unwrap();
+    }
+    pair.run();
+    let Some(Event::Auth(_)) = pair.server.poll_event() else { panic!() };
+    pair.server.authenticate(AuthReply::Partial(vec![Method::KeyboardInteractive]));
+    pair.assert_server_refuses("too many messages before authentication");
+}
+
+#[test]
+fn a_channel_before_a_login_is_granted_is_heard_of_by_nobody() {
+    let mut pair = silent();
+    send(&mut pair.client, &[msg::CHANNEL_OPEN]);
+    pair.run();
+    assert!(!pair.server.has_event());
+}
+
+#[test]
+fn what_was_asked_on_a_refused_channel_is_nothing() {
+    let mut pair = Pair::logged_in();
+    let near = pair.client.open(ChannelOpen::Session).unwrap();
+    assert!(pair.client.request(near, "exec", b"\0\0\0\x04true", true));
+    let other = pair.client.open(ChannelOpen::Session).unwrap();
+    pair.run();
+    let Some(Event::Open { channel, .. }) = pair.server.poll_event() else { panic!() };
+    pair.server.reject(channel, OpenFailure::ConnectFailed, "no");
+    assert!(pair.client.request(near, "shell", b"", true));
+    pair.run();
+    assert_eq!(notices(&mut pair.client), [Notice::OpenFailed(near, OpenFailure::ConnectFailed, "no".to_owned())]);
+    let Some(Event::Open { channel, .. }) = pair.server.poll_event() else { panic!("{:?}", pair.server.closed()) };
+    pair.server.accept(channel);
+    pair.run();
+    assert_eq!(notices(&mut pair.client), [Notice::Opened(other)]);
+    assert!(pair.client.closed().is_none());
+}
+
 #[test]
 fn nothing_is_read_while_the_application_thinks() {
     let mut pair = Pair::new();
