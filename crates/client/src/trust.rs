@@ -52,10 +52,15 @@ impl Trust {
         Ok(())
     }
 
-    /// Adds the authorities of a PEM text.
+    /// Adds the authorities of a PEM text that are not there yet: a profile is read and written again at every login.
     pub fn add(&mut self, pem: &str) {
-        self.authorities.push_str(pem.trim_end());
-        self.authorities.push('\n');
+        const END: &str = "-----END CERTIFICATE-----";
+        for certificate in pem.split_inclusive(END).map(str::trim).filter(|text| !text.is_empty()) {
+            if !self.authorities.contains(certificate) {
+                self.authorities.push_str(certificate);
+                self.authorities.push('\n');
+            }
+        }
     }
 
     /// The TLS configuration for connections that speak one of the protocols `alpn`.

@@ -30,9 +30,12 @@ pub(super) async fn login(context: &Context, args: Login) -> Result<()> {
     let last = context.store.load(context.hub.proxy.as_ref()).ok();
     let proxy = context.hub.proxy.clone().or_else(|| last.as_ref().map(|profile| profile.proxy.clone()));
     let proxy = proxy.ok_or_else(|| invalid("--proxy", "is missing; give the hub's address, as --proxy=HOST:3080"))?;
+    let mut trust = context.trust()?;
+    if let Some(last) = last.as_ref().filter(|last| last.proxy == proxy) {
+        trust.add(&last.tls_ca_pem);
+    }
     let user = args.user.clone().or_else(|| last.map(|profile| profile.user));
     let user = user.ok_or_else(|| invalid("--user", "is missing; give your Mezite user, as --user=NAME"))?;
-    let trust = context.trust()?;
     if trust.insecure {
         eprintln!("msh: warning: --insecure, the certificate of {proxy} is not verified");
     }

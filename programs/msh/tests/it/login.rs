@@ -70,6 +70,23 @@ async fn refusals_say_what_to_do_and_leave_nothing() {
     assert!(!user.path(".mezite").exists());
 }
 
+/// `--ca-file` is for the first login; the profile remembers it, once, for the next (README).
+#[tokio::test]
+async fn a_later_login_trusts_the_authorities_of_the_first() {
+    let hub = Hub::start(Plan::default()).await;
+    let user = User::of(&hub).await;
+    let profile = || {
+        let host = hub.web.rsplit_once(':').unwrap().0;
+        std::fs::read_to_string(user.path(".mezite/profiles").join(host).join("profile.json")).unwrap()
+    };
+    let first = profile().matches("BEGIN CERTIFICATE").count();
+    for _ in 0..2 {
+        let again = user.run(&["login", "--password-stdin"], "correct horse\n").await;
+        assert_eq!(again.code, 0, "{}", again.stderr);
+    }
+    assert_eq!(profile().matches("BEGIN CERTIFICATE").count(), first);
+}
+
 #[tokio::test]
 async fn an_insecure_login_is_no_licence_for_later() {
     // The hub's TLS certificate is not of the cluster's authority, so the login pins the key it saw.
