@@ -59,6 +59,11 @@ impl From<Status> for UploadError {
 }
 
 impl UploadError {
+    /// Whether Auth says that this is not a recording of this node: one of an identity it had before it joined anew.
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::NotFound)
+    }
+
     /// Whether the next recording would fail the same way.
     fn is_of_the_connection(&self) -> bool {
         match self {
@@ -67,6 +72,16 @@ impl UploadError {
             Self::Ack { .. } | Self::Spool(_) => false,
         }
     }
+}
+
+/// What a look through the spool left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// Recordings that failed by themselves: they hold up no other.
+    Some,
+    /// Auth cannot be reached: no other would arrive either.
+    All,
 }
 
 /// One open call.
@@ -169,41 +184,51 @@ impl Uploader {
             tracing::warn!(%error, "cleaning the recording spool");
         }
         loop {
-            let failed = tokio::select! {
+            let left = tokio::select! {
                 () = &mut stop => return,
-                failed = self.pass() => failed,
+                left = self.pass() => left,
             };
-            attempt = if failed { attempt.saturating_add(1) } else { 0 };
+            attempt = if left == Left::Nothing { 0 } else { attempt.saturating_add(1) };
+            let pause = if left == Left::Nothing { SCAN } else { jitter(attempt) };
             tokio::select! {
                 () = &mut stop => return,
-                () = tokio::time::sleep(jitter(attempt)), if failed => {}
-                () = self.spool.ready.notified(), if !failed => {}
-                () = tokio::time::sleep(SCAN), if !failed => {}
+                () = self.spool.ready.notified(), if left != Left::All => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Tries every recording that waits, once. True when one is left.
-    async fn pass(&mut self) -> bool {
+    /// Tries every recording that waits, once.
+    async fn pass(&mut self) -> Left {
         let spool = Arc::clone(&self.spool);
         let waiting = match blocking(move || spool.waiting()).await {
             Ok(waiting) => waiting,
             Err(error) => {
                 tracing::error!(%error, "reading the recording spool");
-                return true;
+                return Left::All;
             }
         };
-        let mut failed = false;
+        let mut left = Left::Nothing;
         for id in waiting {
-            if let Err(error) = self.upload(&id).await {
-                tracing::error!(session_id = %id, %error, "uploading session recording");
-                failed = true;
-                if error.is_of_the_connection() {
-                    break;
-                }
+            let Err(error) = self.upload(&id).await else { continue };
+            if error.is_foreign() && self.set_aside(&id, &error).await {
+                continue;
+            }
+            tracing::error!(session_id = %id, %error, "uploading session recording");
+            left = Left::Some;
+            if error.is_of_the_connection() {
+                return Left::All;
             }
         }
-        failed
+        left
+    }
+
+    /// Moves a recording that Auth will never take to quarantine. False when that fails.
+    async fn set_aside(&self, id: &str, error: &UploadError) -> bool {
+        let (spool, name) = (Arc::clone(&self.spool), id.to_owned());
+        let moved = blocking(move || spool.quarantine(&name)).await;
+        tracing::error!(session_id = %id, %error, moved = moved.is_ok(), "session recording is not of this node, moving it to quarantine");
+        moved.is_ok()
     }
 
     async fn upload(&mut self, id: &str) -> Result<(), UploadError> {

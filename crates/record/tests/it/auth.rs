@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) refused: u32,
     /// Refuse calls.
     pub(crate) away: bool,
+    /// A session of another node.
+    pub(crate) foreign: Option<String>,
     /// Break a call once it has brought this many chunks.
     pub(crate) break_after: Option<usize>,
 }
@@ -109,6 +111,9 @@ impl State {
             if self.away {
                 self.refused += 1;
                 return Err(Status::unavailable("away on purpose"));
+            }
+            if self.foreign.as_ref() == Some(&open.session_id) {
+                return Err(Status::not_found("no such session"));
             }
             session.clone_from(&open.session_id);
             let chain = Chain::new(session);

@@ -139,6 +139,23 @@ async fn a_damaged_recording_goes_to_quarantine_and_does_not_hold_up_others() {
     assert!(node.dir.path().join("quarantine").join(ID).join("000000.chunk").exists());
 }
 
+/// A node that was removed and joined anew still holds what its old identity recorded.
+#[tokio::test]
+async fn a_recording_of_another_identity_goes_to_quarantine_and_does_not_hold_up_others() {
+    let (node, auth) = (Node::new(), Auth::start());
+    let other = "1b5f6c1e-9a3d-4a51-8d0e-2f1f0c9b7a64";
+    auth.set(|state| state.foreign = Some(ID.to_owned()));
+    for id in [ID, other] {
+        let recorder = node.record(Mode::Node, Content::Terminal, id).await;
+        recorder.output(Bytes::from_static(b"text")).await.unwrap();
+        recorder.finish().await.unwrap();
+    }
+    let held = node.upload(&auth, other).await;
+    assert_eq!(play(other, &held).await.0, "text");
+    assert!(node.dir.path().join("quarantine").join(ID).join("000000.chunk").exists());
+    assert!(node.spool.waiting().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_disk_that_fails_ends_the_session_with_the_reason() {
     let node = Node::new();
