@@ -135,6 +135,29 @@ fn the_name_of_an_online_node_is_taken_and_of_an_offline_one_can_be_taken_over()
     });
 }
 
+/// What the refusal says to do works: a spent or new token alone is not looked at again (F022).
+#[test]
+fn a_removed_node_is_told_how_to_join_anew() {
+    let setup = Setup::shared();
+    let cluster = &setup.cluster;
+    let agent = || cluster.agent_command("node-removed", &cluster.join_token("1h"));
+    let mut first = Program::start(agent(), cluster.path("node-removed.log"));
+    cluster.wait_status("node-removed", "online");
+    cluster.mezctl(&["nodes", "rm", "node-removed"]).ok();
+    let identity = cluster.path("agent-node-removed/agent");
+    wait_for("the running agent to say so", || first.log().contains("remove agent/ in its data directory"));
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait(), 0);
+
+    let out = run(agent(), b"");
+    assert_ne!(out.code, 0, "{out:?}");
+    let advice = format!("to join anew, remove {} and start with a fresh token", identity.display());
+    assert!(out.stderr.contains("was removed from the cluster") && out.stderr.contains(&advice), "{out:?}");
+    std::fs::remove_dir_all(&identity).unwrap();
+    let _again = Program::start(agent(), cluster.path("node-removed.log"));
+    cluster.wait_status("node-removed", "online");
+}
+
 /// `node-1.test` is already the long name of `node-1` in the cluster `test`, and so on: no target may mean two nodes.
 #[test]
 fn a_name_that_would_make_a_target_ambiguous_is_refused() {

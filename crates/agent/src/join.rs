@@ -1,5 +1,6 @@
 //! Becoming a node of the cluster: the first registration with a join token, and every start after it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,9 +47,11 @@ pub enum JoinError {
     NoToken,
     /// The name in the configuration is not the one in the certificate.
     #[error(
-        "this node joined as {joined} and MEZITE_NODE_NAME says {asked}; set it back, or remove the data directory and join anew"
+        "this node joined as {joined} and MEZITE_NODE_NAME says {asked}; set it back, or remove {dir} and join with a fresh token"
     )]
     Renamed {
+        /// The agent's directory.
+        dir: PathBuf,
         /// The name in the certificate.
         joined: String,
         /// The name asked for.
@@ -57,6 +60,14 @@ pub enum JoinError {
     /// Auth said no.
     #[error("the cluster refused this node: {0}")]
     Refused(String),
+    /// Auth knows this node no more. A new token in the environment is not looked at, so the way back is said.
+    #[error("the cluster refused this node: {reason}; to join anew, remove {dir} and start with a fresh token")]
+    Expelled {
+        /// The agent's directory.
+        dir: PathBuf,
+        /// What Auth said.
+        reason: String,
+    },
     /// Auth cannot be reached.
     #[error("the auth service cannot be reached: {0}")]
     Dial(#[from] DialError),
@@ -117,7 +128,9 @@ impl From<Status> for JoinError {
 pub(crate) async fn join(config: &AgentConfig, place: &Place) -> Result<Member, JoinError> {
     let identity = match place.load()? {
         Some((identity, joined)) if joined == config.node_name => identity,
-        Some((_, joined)) => return Err(JoinError::Renamed { joined, asked: config.node_name.clone() }),
+        Some((_, joined)) => {
+            return Err(JoinError::Renamed { dir: place.agent(), joined, asked: config.node_name.clone() });
+        }
         None => first_time(config, place).await?,
     };
     let tls = LiveIdentity::new(identity.tls()?)?;
@@ -125,7 +138,10 @@ pub(crate) async fn join(config: &AgentConfig, place: &Place) -> Result<Member, 
     let to_auth = tls::client_config(Trust::Roots(Arc::clone(&roots), None), Some(Arc::clone(&tls)), ALPN_H2, true)?;
     let channel = rpc::connect(Dialer::new(vec![config.auth_addr.clone()], to_auth)?).await?;
     let mut auth = AuthClient::new(channel);
-    register(&mut auth, config).await?;
+    register(&mut auth, config).await.map_err(|status| match status.code() {
+        Code::PermissionDenied => JoinError::Expelled { dir: place.agent(), reason: status.message().to_owned() },
+        _ => status.into(),
+    })?;
     Ok(Member { identity, tls, roots, auth })
 }
 
@@ -163,7 +179,7 @@ async fn first_time(config: &AgentConfig, place: &Place) -> Result<HostIdentity,
     Ok(identity)
 }
 
-async fn register(auth: &mut AuthClient<Channel>, config: &AgentConfig) -> Result<(), JoinError> {
+async fn register(auth: &mut AuthClient<Channel>, config: &AgentConfig) -> Result<(), Status> {
     let request = v1::RegisterAgentRequest {
         name: config.node_name.clone(),
         labels: config.labels.clone().into_iter().collect(),

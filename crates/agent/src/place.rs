@@ -86,7 +86,8 @@ impl Place {
         self.data_dir.join("outbox")
     }
 
-    fn agent(&self) -> PathBuf {
+    /// The directory of the identity: without it, the node has not joined.
+    pub(crate) fn agent(&self) -> PathBuf {
         self.data_dir.join("agent")
     }
 

@@ -195,7 +195,8 @@ async fn machine(hub: &Hub, peer: Arc<Peer>, headers: &HeaderMap) -> Result<Who,
     match peer.role {
         PeerRole::Proxy => Ok(Who::Proxy(peer)),
         PeerRole::Agent => {
-            hub.store.find_by_id::<kind::Node>(&peer.id).await?.ok_or_else(refused)?;
+            let gone = || Fault::Denied("this node was removed from the cluster, or another took its name".into());
+            hub.store.find_by_id::<kind::Node>(&peer.id).await?.ok_or_else(gone)?;
             Ok(Who::Agent(peer))
         }
     }

@@ -402,7 +402,11 @@ impl TunnelService {
             return Some("the proxy does not know the inventory yet".to_owned());
         };
         let Some((name, _)) = view.nodes.iter().find(|(_, node)| node.node_id == node_id) else {
-            return Some("this node is not in the cluster's inventory; join it with a fresh token".to_owned());
+            return Some(
+                "this node is not in the cluster's inventory; to join it anew, remove agent/ in its data directory and \
+                 start it with a fresh token"
+                    .to_owned(),
+            );
         };
         let agent = [name.as_str(), node_id];
         let lock = lock::first(&view.locks, Subject { agent: &agent, ..Default::default() }, clock::now())?;
