@@ -116,6 +116,8 @@ fn an_agent_that_is_killed_leaves_a_recording_that_says_so() {
     setup.cluster.wait_status("node-1", "online");
     let recording = verified_recording(&setup, &id);
     assert_eq!(recording["complete"], false, "{recording:#?}");
+    let verdict = setup.cluster.mezctl(&["recordings", "verify", &id]).ok();
+    assert!(verdict.contains("unchanged and lacks its end"), "{verdict}");
     wait_for("the list to be true", || setup.cluster.live("alice").is_empty());
     assert_eq!(setup.alice.ssh(&[&setup.target(), "echo again"]).ok(), "again\n");
     assert_eq!(setup.cluster.audit("session.recording.damaged").len(), 1);

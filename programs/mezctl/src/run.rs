@@ -144,6 +144,12 @@ fn records(objects: &[Object]) -> Vec<Value> {
     objects.iter().map(record).collect()
 }
 
+/// `1 chunk`, `2 chunks`.
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 /// RFC 3339 UTC of unix seconds.
 fn moment(unix: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix).map(when::seconds).unwrap_or_default()

@@ -266,7 +266,7 @@ pub(super) async fn verify(
         Ok::<_, Fault>(chain.finish(&seal).err().map(|corrupt| corrupt.to_string()))
     };
     let bad = checked.await?;
-    (reply.chunks, reply.bytes) = (seal.chunks, seal.bytes);
+    (reply.chunks, reply.bytes, reply.complete) = (seal.chunks, seal.bytes, seal.complete);
     reply.ok = bad.is_none();
     if let Some(bad) = &bad {
         let mut event = hub.event(EventType::SessionRecordingDamaged).resource("recording", &session.id);

@@ -11,7 +11,7 @@ use mezite_net::clock;
 use mezite_proto::v1;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, count};
 use crate::args::Audit;
 
 const PAGE: u32 = 1000;
@@ -157,8 +157,9 @@ async fn verify(mut context: Context) -> Result<()> {
     if verdict.ok {
         return context.format.print_text(&record, |_| {
             format!(
-                "Audit log is whole and unchanged ({} records, {} key segments)\n",
-                verdict.records, verdict.segments
+                "Audit log is whole and unchanged ({}, {})\n",
+                count(verdict.records, "record"),
+                count(verdict.segments.into(), "key segment")
             )
         });
     }

@@ -13,7 +13,7 @@ use mezite_proto::v1::{self, RecordingInfo};
 use serde_json::{Value, json};
 use tonic::Streaming;
 
-use super::{Context, moment_ms, sessions};
+use super::{Context, count, moment_ms, sessions};
 use crate::args::Recordings;
 
 const PAGE: u32 = 500;
@@ -135,14 +135,20 @@ async fn verify(mut context: Context, session: String) -> Result<()> {
     let request = context.admin.request(v1::VerifyRecordingRequest { session_id: session.clone() })?;
     let verdict = context.admin.auth.verify_recording(request).await.map_err(refused)?.into_inner();
     let record = json!({
-        "session": session, "ok": verdict.ok, "detail": verdict.detail, "chunks": verdict.chunks, "bytes": verdict.bytes,
+        "session": session, "ok": verdict.ok, "complete": verdict.complete, "detail": verdict.detail,
+        "chunks": verdict.chunks, "bytes": verdict.bytes,
     });
     let (session, detail) = (escape_control(&session), escape_control(&verdict.detail));
     if verdict.ok {
+        let state = match verdict.complete {
+            true => "whole and unchanged",
+            false => "unchanged and lacks its end, for the recorder ended before the session did",
+        };
         return context.format.print_text(&record, |_| {
             format!(
-                "Recording of {session} is whole and unchanged ({} chunks, {} bytes)\n",
-                verdict.chunks, verdict.bytes
+                "Recording of {session} is {state} ({}, {})\n",
+                count(verdict.chunks, "chunk"),
+                count(verdict.bytes, "byte")
             )
         });
     }
