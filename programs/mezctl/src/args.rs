@@ -432,10 +432,16 @@ pub(crate) struct CreateLock {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(["lock", "target_type"]))]
+#[command(group = ArgGroup::new("which").required(true).args(["lock", "user", "role", "target_type"]))]
 pub(crate) struct DeleteLock {
     /// Name of the lock
     pub(crate) lock: Option<String>,
+    /// All locks of this user
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// All locks of this role
+    #[arg(long, value_name = "NAME")]
+    pub(crate) role: Option<String>,
     /// Type of the target: user or role
     #[arg(long, requires = "target_name")]
     pub(crate) target_type: Option<String>,
@@ -497,6 +503,8 @@ mod tests {
             "mezctl locks create --role=r",
             "mezctl locks create --type=agent_identity --name=ci-bot --message=m --ttl 1h",
             "mezctl locks delete --target-type=user --target-name=alice",
+            "mezctl locks delete --user=alice",
+            "mezctl locks delete --role=r",
             "mezctl sessions terminate x",
             "mezctl recordings ls --user=alice",
             "mezctl recordings download x --out=/tmp/x.cast",
@@ -531,6 +539,8 @@ mod tests {
             "mezctl locks create --user=a --role=b",
             "mezctl locks create --type=user",
             "mezctl locks delete --target-type=user",
+            "mezctl locks delete --user=a --role=b",
+            "mezctl locks delete",
             "mezctl tokens create --ttl=0s",
             "mezctl ca export --type=other",
         ] {

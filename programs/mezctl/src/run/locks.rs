@@ -73,26 +73,31 @@ async fn create(mut context: Context, args: CreateLock) -> Result<()> {
 }
 
 async fn delete(mut context: Context, args: DeleteLock) -> Result<()> {
-    let names = match (args.lock, args.target_type, args.target_name) {
-        (Some(lock), None, None) => vec![lock],
-        (None, Some(kind), Some(target)) => {
-            let kind = target_type("--target-type", &kind)?;
-            let locks = context.admin.list(Lock::KIND).await?;
-            let is_meant =
-                |lock: &Object| spec::<Lock>(lock).is_ok_and(|s| s.target_type == kind && s.target == target);
-            let names: Vec<String> = locks.into_iter().filter(is_meant).map(|lock| lock.name).collect();
-            if names.is_empty() {
-                return Err(Fault::NotFound(format!("no lock on {} {}", kind.as_str(), escape_control(&target))).into());
-            }
-            names
+    let names = match (args.lock, args.user, args.role, args.target_type, args.target_name) {
+        (Some(lock), None, None, None, None) => vec![lock],
+        (None, Some(user), None, None, None) => locks_of(&mut context, TargetType::User, &user).await?,
+        (None, None, Some(role), None, None) => locks_of(&mut context, TargetType::Role, &role).await?,
+        (None, None, None, Some(kind), Some(target)) => {
+            locks_of(&mut context, target_type("--target-type", &kind)?, &target).await?
         }
-        _ => return Err(invalid("", "give a lock, or --target-type with --target-name")),
+        _ => return Err(invalid("", "give one of a lock, --user, --role, or --target-type with --target-name")),
     };
     for name in &names {
         context.admin.delete(Lock::KIND, name).await?;
         cli::print(&format!("Lock {} deleted\n", escape_control(name)))?;
     }
     Ok(())
+}
+
+/// The names of all locks of a target; at least one.
+async fn locks_of(context: &mut Context, kind: TargetType, target: &str) -> Result<Vec<String>> {
+    let locks = context.admin.list(Lock::KIND).await?;
+    let is_meant = |lock: &Object| spec::<Lock>(lock).is_ok_and(|s| s.target_type == kind && s.target == target);
+    let names: Vec<String> = locks.into_iter().filter(is_meant).map(|lock| lock.name).collect();
+    if names.is_empty() {
+        return Err(Fault::NotFound(format!("no lock on {} {}", kind.as_str(), escape_control(target))).into());
+    }
+    Ok(names)
 }
 
 fn target_type(flag: &str, text: &str) -> Result<TargetType> {
