@@ -96,13 +96,17 @@ pub fn append(file: &Path, block: &str) -> Result<()> {
     replace(file, &text)
 }
 
-/// Takes the block out of `file`.
+/// Takes the block out of `file`; false when there is none.
 ///
 /// # Errors
 /// As for [`append`].
-pub fn remove(file: &Path) -> Result<()> {
+pub fn remove(file: &Path) -> Result<bool> {
     let text = without_block(file)?;
-    if home::read(file)?.is_some() { replace(file, &text) } else { Ok(()) }
+    let is_there = home::read(file)?.is_some_and(|before| before != text);
+    if is_there {
+        replace(file, &text)?;
+    }
+    Ok(is_there)
 }
 
 fn without_block(file: &Path) -> Result<String> {
@@ -172,7 +176,8 @@ mod tests {
         append(&file, &block()).unwrap();
         assert_eq!(home::read(&file).unwrap().unwrap(), once);
         assert!(once.starts_with(own));
-        remove(&file).unwrap();
+        assert!(remove(&file).unwrap());
+        assert!(!remove(&file).unwrap(), "nothing was there to remove");
         assert_eq!(home::read(&file).unwrap().as_deref(), Some(own));
         std::fs::write(&file, format!("{BEGIN}\nHost x\n")).unwrap();
         assert!(append(&file, &block()).is_err(), "half a block is not guessed at");

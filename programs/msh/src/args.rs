@@ -147,6 +147,8 @@ pub(crate) enum Proxy {
 }
 
 /// Print the OpenSSH configuration for every node you can see.
+///
+/// It names those nodes and no pattern, so run it again when there are new ones.
 #[derive(Debug, Args)]
 pub(crate) struct Config {
     /// Put it into ~/.ssh/config, replacing what was put there before

@@ -10,8 +10,11 @@ use crate::args::Config;
 pub(super) async fn run(context: &Context, args: Config) -> Result<()> {
     let file = args.file.unwrap_or_else(|| context.places.ssh_config.clone());
     if args.remove {
-        ssh_config::remove(&file)?;
-        return cli::print(&format!("Removed the block of msh from {}\n", file.display()));
+        let file_name = file.display();
+        return cli::print(&match ssh_config::remove(&file)? {
+            true => format!("Removed the block of msh from {file_name}\n"),
+            false => format!("{file_name} holds no block of msh\n"),
+        });
     }
     let profile = context.profile()?;
     let reply: Nodes = context.session(&profile)?.web.get("/v1/webapi/nodes").await?;
