@@ -33,6 +33,7 @@ pub mod name;
 pub mod rbac;
 pub mod route;
 pub mod text;
+pub mod totp;
 pub mod when;
 
 pub use error::{Fault, Invalid};

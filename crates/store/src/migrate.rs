@@ -30,6 +30,7 @@ macro_rules! migrations {
 
 migrations! {
     1 "init" "001_init";
+    2 "totp" "002_totp";
 }
 
 /// One known schema version.

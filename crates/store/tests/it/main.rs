@@ -5,6 +5,7 @@ mod audit;
 mod files;
 mod kill;
 mod logins;
+mod mfa;
 mod migrations;
 mod nodes;
 mod objects;
