@@ -24,6 +24,65 @@ pub struct LoginRequest<'a> {
     pub username: &'a str,
     /// Their password.
     pub password: &'a str,
+    /// A code of their second factor; empty for none.
+    pub otp: &'a str,
+}
+
+/// `GET mfa`.
+#[derive(Deserialize)]
+pub struct Factors {
+    /// Oldest first.
+    pub factors: Vec<Factor>,
+}
+
+/// One second factor.
+#[derive(Deserialize, Serialize)]
+pub struct Factor {
+    /// What the user calls it.
+    pub name: String,
+    /// `totp`.
+    pub r#type: String,
+    /// When it was enrolled, unix seconds.
+    pub added_unix: i64,
+    /// When it was last used, unix seconds; 0 for never.
+    #[serde(default)]
+    pub last_used_unix: i64,
+}
+
+/// `POST mfa/totp/begin`.
+#[derive(Serialize)]
+pub struct EnrolRequest<'a> {
+    /// What the factor is called; empty for its type.
+    pub name: &'a str,
+    /// A code of a factor that is there; empty for the first.
+    pub otp: &'a str,
+}
+
+/// Its answer.
+#[derive(Deserialize)]
+pub struct Enrolment {
+    /// By which the enrolment is ended.
+    pub id: String,
+    /// `otpauth://…`: a secret.
+    pub uri: String,
+}
+
+/// `POST mfa/totp/finish`.
+#[derive(Serialize)]
+pub struct ConfirmRequest<'a> {
+    /// Of the enrolment.
+    pub id: &'a str,
+    /// A code of the new factor.
+    pub code: &'a str,
+}
+
+/// `POST mfa/remove`.
+#[derive(Serialize)]
+pub struct RemoveFactor<'a> {
+    /// Of the factor.
+    pub name: &'a str,
+    /// A code of any factor.
+    pub otp: &'a str,
 }
 
 /// Answer to `POST login`.

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -125,6 +125,21 @@ pub async fn password(flag: Option<String>, stdin: bool, prompt: &str) -> Result
         None => ask_secret(prompt).await?,
     };
     if password.is_empty() { Err(Invalid::new("password", "is empty").into()) } else { Ok(password) }
+}
+
+/// Where a code of a second factor comes from: the flag, the next line of standard input when that is no terminal or the
+/// password came from it, or the terminal, in this order.
+///
+/// # Errors
+/// When there is no terminal to ask at, or no code is given.
+pub async fn code(flag: Option<String>, stdin: bool, prompt: &str) -> Result<Zeroizing<String>> {
+    let code = match flag {
+        Some(code) => Zeroizing::new(code),
+        None if stdin || !io::stdin().is_terminal() => first_line(io::stdin().lock())
+            .map_err(|error| Error::Local(format!("cannot read the code from standard input: {error}")))?,
+        None => ask_secret(prompt).await?,
+    };
+    if code.trim().is_empty() { Err(Invalid::new("code", "is empty").into()) } else { Ok(code) }
 }
 
 /// A new password, asked for twice at a terminal.

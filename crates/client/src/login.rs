@@ -64,15 +64,16 @@ impl Hub {
         Ok(hub)
     }
 
-    /// Logs in and has a fresh key certified for `ttl`, or as long as the cluster gives by itself (`user_cert_ttl`).
+    /// Logs in and has a fresh key certified for `ttl`, or as long as the cluster gives by itself (`user_cert_ttl`). `otp`
+    /// is a code of the user's second factor, or empty.
     ///
     /// # Errors
-    /// What the hub answered: a wrong password is "not logged in".
-    pub async fn login(&mut self, user: &str, password: &str, ttl: Option<Duration>) -> Result<Outcome> {
+    /// What the hub answered: a wrong password is "not logged in", a right one alone "MFA needed" for whoever has a factor.
+    pub async fn login(&mut self, user: &str, password: &str, otp: &str, ttl: Option<Duration>) -> Result<Outcome> {
         if ttl.is_some_and(|ttl| ttl > MAX_TTL) {
             return Err(invalid("--ttl", "must be at most 24h"));
         }
-        let reply: LoginReply = self.web.post("/v1/webapi/login", &LoginRequest { username: user, password }).await?;
+        let reply: LoginReply = self.web.post("/v1/webapi/login", &LoginRequest { username: user, password, otp }).await?;
         let session = Zeroizing::new(reply.session_id);
         self.web.set_bearer(session.clone());
         let key = PrivateKey::generate().map_err(|error| Error::Local(error.to_string()))?;

@@ -105,6 +105,9 @@ pub(crate) struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub(crate) password_stdin: bool,
+    /// Code of your authenticator, if you enrolled one; without it the terminal is asked, or the line after the password
+    #[arg(long, alias = "mfa-code", value_name = "CODE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) otp: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +123,16 @@ pub(crate) enum Users {
     },
     Update(UpdateUser),
     ResetPassword(ResetPassword),
+    /// List the second factors of a user
+    ListMfa {
+        /// Name of the user
+        name: String,
+    },
+    /// Remove the TOTP factors of a user who lost the authenticator
+    ResetTotp {
+        /// Name of the user
+        name: String,
+    },
     /// Delete a user; their sessions end
     #[command(visible_alias = "rm")]
     Delete(NamedUser),

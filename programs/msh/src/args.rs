@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Change your password
     Passwd(Passwd),
     Signup(Signup),
+    /// Second factors: codes of an authenticator, asked for at login
+    #[command(subcommand)]
+    Mfa(Mfa),
     /// Print the completion script of a shell
     Completion {
         /// Name of the shell
@@ -83,6 +86,9 @@ pub(crate) struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub(crate) password_stdin: bool,
+    /// Code of your authenticator, if you enrolled one; without it the terminal is asked, or the line after the password
+    #[arg(long, alias = "mfa-code", value_name = "CODE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) otp: Option<String>,
     /// Log in through this SSO connector
     #[arg(long, value_name = "CONNECTOR", conflicts_with_all = ["password", "password_stdin"])]
     pub(crate) auth: Option<String>,
@@ -220,6 +226,41 @@ pub(crate) struct Signup {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mfa {
+    Add(AddFactor),
+    /// List your second factors
+    #[command(visible_alias = "list")]
+    Ls(Output),
+    /// Remove a second factor; a code of any of yours is asked for
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Name of the factor
+        name: String,
+        /// Code of an authenticator of yours; without it standard input is read, or the terminal asked
+        #[arg(long, alias = "mfa-code", value_name = "CODE")]
+        otp: Option<String>,
+    },
+}
+
+/// Enrol an authenticator. It counts once a code of it was given, at the terminal or on standard input.
+///
+/// The first needs a login that is not older than 10 minutes, further ones a code of one that is there.
+#[derive(Debug, Args)]
+pub(crate) struct AddFactor {
+    /// Kind of the factor
+    #[arg(long, default_value = "totp", value_parser = ["totp"])]
+    pub(crate) r#type: String,
+    /// What the factor is called
+    #[arg(long, default_value = "totp")]
+    pub(crate) name: String,
+    /// Code of a factor that is there already
+    #[arg(long, alias = "mfa-code", default_value = "", hide_default_value = true, value_name = "CODE")]
+    pub(crate) otp: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[cfg(test)]

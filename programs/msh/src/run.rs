@@ -3,6 +3,7 @@
 mod config;
 mod lists;
 mod login;
+mod mfa;
 mod password;
 mod play;
 mod ssh;
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: Msh, places: Places) -> Result<u8> {
         Command::Play(args) => play::run(&context, args).await,
         Command::Passwd(args) => password::change(&context, &args).await,
         Command::Signup(args) => password::signup(&context, &args).await,
+        Command::Mfa(command) => mfa::run(&context, command).await,
         Command::Completion { shell } => cli::completion(shell, Msh::command()),
         Command::Man => cli::man(Msh::command()),
     }

@@ -78,7 +78,7 @@ pub(crate) struct Authorities {
 
 impl Authorities {
     /// Opens the authorities of the database, or makes them at the first start.
-    pub(crate) async fn open(store: &Store, sealer: Sealer, events: &Events) -> Result<Self, AuthError> {
+    pub(crate) async fn open(store: &Store, sealer: Arc<Sealer>, events: &Events) -> Result<Self, AuthError> {
         let rows = store.authorities().await?;
         if let Some(other) = rows.iter().find(|row| row.cluster_name != events.cluster) {
             return Err(AuthError::new(format!(

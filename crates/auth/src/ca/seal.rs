@@ -1,4 +1,4 @@
-//! Sealing of CA private keys at rest: AES-256-GCM under a key that Argon2id makes of the passphrase (F417), or under a
+//! Sealing of CA private keys, and of the secrets of second factors, at rest: AES-256-GCM under a key that Argon2id makes of the passphrase (F417), or under a
 //! random key in a file when there is no passphrase. The seal is bound to the row's type and id, so that two rows cannot be
 //! exchanged.
 //!
@@ -61,7 +61,7 @@ impl Sealer {
         let mut body = secret.to_vec();
         cipher(&key)?
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), binding(kind, id), &mut body)
-            .map_err(|_| AuthError::new("sealing a CA private key failed"))?;
+            .map_err(|_| AuthError::new(format!("sealing a key of {kind} failed")))?;
         sealed.extend_from_slice(&body);
         Ok(sealed)
     }
@@ -69,7 +69,7 @@ impl Sealer {
     /// Opens what [`Sealer::seal`] made for the same row.
     pub(crate) fn open(&self, kind: &str, id: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, AuthError> {
         let damaged =
-            || AuthError::new(format!("the sealed {kind} CA key is damaged; restore the database from a backup"));
+            || AuthError::new(format!("the sealed key of {kind} is damaged; restore the database from a backup"));
         let (form, rest) = sealed.split_first().ok_or_else(damaged)?;
         let (key, rest, hint) = match (*form, &self.passphrase) {
             (UNDER_PASSPHRASE, Some(passphrase)) => {
@@ -89,7 +89,7 @@ impl Sealer {
         let length = cipher(&key)?
             .open_in_place(Nonce::assume_unique_for_key(*nonce), binding(kind, id), &mut body)
             .map_err(|_| {
-                AuthError::new(format!("the {kind} CA key cannot be opened: {hint}, or the database was altered"))
+                AuthError::new(format!("the key of {kind} cannot be opened: {hint}, or the database was altered"))
             })?
             .len();
         body.truncate(length);

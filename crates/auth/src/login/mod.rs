@@ -1,5 +1,6 @@
 //! Logging in, and what it leaves behind: session tokens and invites.
 
+pub(crate) mod mfa;
 pub(crate) mod password;
 pub(crate) mod throttle;
 
@@ -38,22 +39,46 @@ pub(crate) fn secret() -> Zeroizing<String> {
     })
 }
 
-/// Logs a user in by password. Whatever is wrong, an outsider gets one answer in one time; the reason is in the audit log.
+/// What somebody logs in with.
+pub(crate) struct Credentials<'a> {
+    pub(crate) username: &'a str,
+    pub(crate) password: Zeroizing<String>,
+    /// A code of the user's second factor; may be empty.
+    pub(crate) otp: &'a str,
+}
+
+/// What a login showed.
+struct Admitted {
+    /// The hash that the password matches.
+    hash: String,
+    /// The code that is to be used up.
+    proof: Option<mfa::Proof>,
+}
+
+/// Why a login is refused; for the audit log.
+enum Refusal {
+    /// Something is wrong.
+    Wrong(&'static str),
+    /// All is right, and a code is needed.
+    NoCode,
+}
+
+/// Logs a user in by password, and by a code for whoever has a second factor. Whatever is wrong, an outsider gets one answer
+/// in one time; the reason is in the audit log. Only who gave the right password hears that a code is needed.
 ///
 /// # Errors
-/// [`Fault::NotLoggedIn`], or [`Fault::Unavailable`] when there were too many failures.
+/// [`Fault::NotLoggedIn`], [`Fault::MfaNeeded`], or [`Fault::Unavailable`] when there were too many failures.
 pub(crate) async fn by_password(
     hub: &Hub,
-    username: &str,
-    password: Zeroizing<String>,
+    Credentials { username, password, otp }: Credentials<'_>,
     source: IpAddr,
 ) -> Result<Session, Fault> {
     // Every name that cannot exist is one name to the counters.
     let username = if name::user(username).is_ok() { username } else { "" };
     admit(hub, username, source).await?;
-    let hash = match check(hub, username, password).await? {
-        Ok(hash) => hash,
-        Err(reason) => return refuse(hub, username, source, reason).await,
+    let Admitted { hash, proof } = match check(hub, username, password, otp).await? {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err(refuse(hub, username, source, refusal, otp).await?),
     };
     let ttl = hub.setting("session_ttl").await?;
     let now = clock::now();
@@ -62,42 +87,75 @@ pub(crate) async fn by_password(
     // Verifying takes long: a reset or a change in between has ended what the old password opened, and this came too late.
     if !tx.is_password_hash(username, &hash).await? {
         drop(tx);
-        return refuse(hub, username, source, "the password was changed meanwhile").await;
+        let late = Refusal::Wrong("the password was changed meanwhile");
+        return Err(refuse(hub, username, source, late, otp).await?);
     }
-    metrics::counter!("mezite_logins_total", "outcome" => "success").increment(1);
-    hub.throttle.succeeded(username, source, Instant::now());
-    tx.add_login(username, &session.token, session.expires_at).await?;
     let mut event = hub.event(EventType::UserLogin).user(username, &[]).detail("method", "password");
+    if let Some(proof) = &proof {
+        if !proof.spend(&mut tx).await? {
+            drop(tx);
+            return Err(refuse(hub, username, source, Refusal::Wrong("the code was used already"), otp).await?);
+        }
+        event = event.detail("mfa", mfa::TOTP).detail("factor", proof.device());
+    }
+    tx.add_login(username, &session.token, session.expires_at).await?;
     event.client_ip = source.to_string();
     tx.audit(&event).await?;
     tx.commit().await?;
+    hub.throttle.succeeded(username, source, Instant::now());
+    if proof.is_some() {
+        // The attempt that was answered by asking for the code.
+        hub.throttle.succeeded(username, source, Instant::now());
+    }
+    metrics::counter!("mezite_logins_total", "outcome" => "success").increment(1);
     Ok(session)
 }
 
-/// Notes why a login is refused, which the caller is not told.
-async fn refuse(hub: &Hub, username: &str, source: IpAddr, reason: &str) -> Result<Session, Fault> {
+/// Writes why a login is refused; the answer for the outsider, which depends on what was sent only.
+async fn refuse(hub: &Hub, username: &str, source: IpAddr, refusal: Refusal, otp: &str) -> Result<Fault, Fault> {
     metrics::counter!("mezite_logins_total", "outcome" => "failure").increment(1);
     let mut event = hub.event(EventType::UserLoginFailed).user(username, &[]);
     event.client_ip = source.to_string();
+    let (reason, fault) = match refusal {
+        Refusal::NoCode => ("the password is right, a code is missing", mfa::needed()),
+        Refusal::Wrong(reason) if otp.is_empty() => {
+            (reason, Fault::NotLoggedIn("the user name or the password is wrong".into()))
+        }
+        Refusal::Wrong(reason) => {
+            (reason, Fault::NotLoggedIn("the user name, the password or the code is wrong".into()))
+        }
+    };
     event.error_message = reason.into();
     hub.store.audit(vec![event]).await?;
-    Err(Fault::NotLoggedIn("the user name or the password is wrong".into()))
+    Ok(fault)
 }
 
-/// The hash that the password matches; the inner error is why the login is refused.
-async fn check(hub: &Hub, username: &str, password: Zeroizing<String>) -> Result<Result<String, &'static str>, Fault> {
+/// The inner error is why the login is refused.
+async fn check(
+    hub: &Hub,
+    username: &str,
+    password: Zeroizing<String>,
+    otp: &str,
+) -> Result<Result<Admitted, Refusal>, Fault> {
     let hash = hub.store.password_hash(username).await?;
     let matches = hub.passwords.verify(password, hash.clone()).await?;
     let user = hub.store.find::<kind::User>(username).await?;
     let locks = hub.locks().await?;
-    let Some(user) = user else { return Ok(Err("there is no such user")) };
-    let Ok(spec) = &user.spec else { return Ok(Err("the user cannot be read")) };
+    // Also for a wrong password, so that it takes the same.
+    let factor = mfa::look(hub, username, otp).await?;
+    let wrong = |reason| Ok(Err(Refusal::Wrong(reason)));
+    let Some(user) = user else { return wrong("there is no such user") };
+    let Ok(spec) = &user.spec else { return wrong("the user cannot be read") };
     let subject = Subject { user: username, roles: &spec.roles, ..Subject::default() };
-    Ok(match (hash.filter(|_| matches), lock::first(&locks, subject, clock::now())) {
-        (None, _) => Err("the password is wrong"),
-        (Some(_), Some(_)) => Err("the user is locked"),
-        (Some(hash), None) => Ok(hash),
-    })
+    let admitted = |hash, proof| Ok(Ok(Admitted { hash, proof }));
+    match (hash.filter(|_| matches), lock::first(&locks, subject, clock::now()), factor) {
+        (None, ..) => wrong("the password is wrong"),
+        (Some(_), Some(_), _) => wrong("the user is locked"),
+        (Some(_), None, mfa::Factor::Wrong) => wrong("the code is wrong"),
+        (Some(_), None, mfa::Factor::Missing) => Ok(Err(Refusal::NoCode)),
+        (Some(hash), None, mfa::Factor::Absent) => admitted(hash, None),
+        (Some(hash), None, mfa::Factor::Right(proof)) => admitted(hash, Some(proof)),
+    }
 }
 
 /// Changes the caller's password and ends the user's other sessions.

@@ -22,8 +22,9 @@ pub(super) async fn authenticate_local(
     caller: &Caller,
     request: AuthenticateLocalRequest,
 ) -> Result<AuthenticateLocalReply, Fault> {
-    let AuthenticateLocalRequest { username, password } = request;
-    let session = login::by_password(hub, &username, Zeroizing::new(password), caller.client_ip).await?;
+    let AuthenticateLocalRequest { username, password, otp } = request;
+    let credentials = login::Credentials { username: &username, password: Zeroizing::new(password), otp: &otp };
+    let session = login::by_password(hub, credentials, caller.client_ip).await?;
     Ok(AuthenticateLocalReply {
         session_id: session.token.to_string(),
         username,

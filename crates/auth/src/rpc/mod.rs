@@ -7,6 +7,7 @@ pub(crate) mod gate;
 mod hosts;
 mod login;
 mod machines;
+mod mfa;
 mod objects;
 mod policy;
 mod recordings;
@@ -75,6 +76,11 @@ service! {
     who_am_i(WhoAmIRequest) -> WhoAmIReply { login::who_am_i }
     issue_user_certs(IssueUserCertsRequest) -> IssueUserCertsReply { login::issue_user_certs }
     change_password(ChangePasswordRequest) -> ChangePasswordReply { login::change_password }
+    begin_mfa(BeginMfaRequest) -> BeginMfaReply { mfa::begin }
+    finish_mfa(FinishMfaRequest) -> FinishMfaReply { mfa::finish }
+    list_mfa(ListMfaRequest) -> ListMfaReply { mfa::list }
+    remove_mfa(RemoveMfaRequest) -> RemoveMfaReply { mfa::remove }
+    reset_mfa(ResetMfaRequest) -> ResetMfaReply { mfa::reset }
     generate_host_certs(GenerateHostCertsRequest) -> GenerateHostCertsReply { hosts::generate_host_certs }
     register_agent(RegisterAgentRequest) -> RegisterAgentReply { machines::register_agent }
     agent_heartbeat(AgentHeartbeatRequest) -> AgentHeartbeatReply { machines::agent_heartbeat }

@@ -30,6 +30,10 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
     ("WhoAmI", Allowed::User),
     ("IssueUserCerts", Allowed::User),
     ("ChangePassword", Allowed::User),
+    ("BeginMfa", Allowed::User),
+    ("FinishMfa", Allowed::User),
+    ("ListMfa", Allowed::User),
+    ("RemoveMfa", Allowed::User),
     // A join token inside, or the certificate that is to be renewed.
     ("GenerateHostCerts", Allowed::Anybody),
     ("RegisterAgent", Allowed::Agent),
@@ -46,6 +50,7 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
     ("DeleteObject", Allowed::User),
     ("CreateUser", Allowed::Admin),
     ("ResetPassword", Allowed::Admin),
+    ("ResetMfa", Allowed::Admin),
     ("CreateToken", Allowed::Admin),
     ("ListSessions", Allowed::User),
     ("TerminateSession", Allowed::Admin),

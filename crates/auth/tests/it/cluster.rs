@@ -77,7 +77,17 @@ impl Cluster {
     }
 
     pub(crate) async fn login(&self, username: &str, password: &str) -> Result<AuthenticateLocalReply, Status> {
-        let request = AuthenticateLocalRequest { username: username.into(), password: password.into() };
+        self.login_with(username, password, "").await
+    }
+
+    pub(crate) async fn login_with(
+        &self,
+        username: &str,
+        password: &str,
+        otp: &str,
+    ) -> Result<AuthenticateLocalReply, Status> {
+        let request =
+            AuthenticateLocalRequest { username: username.into(), password: password.into(), otp: otp.into() };
         self.nobody().authenticate_local(request).await.map(tonic::Response::into_inner)
     }
 

@@ -18,7 +18,7 @@ pub(crate) struct ErrorBody {
 /// Inside of [`ErrorBody`].
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ErrorDetail {
-    /// One of `invalid`, `not_logged_in`, `denied`, `not_found`, `conflict`, `limited`, `unavailable`, `internal`.
+    /// One of `invalid`, `not_logged_in`, `mfa_needed`, `denied`, `not_found`, `conflict`, `limited`, `unavailable`, `internal`.
     pub(crate) code: &'static str,
     /// One sentence for a person.
     pub(crate) message: String,
@@ -74,7 +74,8 @@ impl From<Status> for ApiError {
             Code::Unauthenticated => (StatusCode::UNAUTHORIZED, "not_logged_in"),
             Code::PermissionDenied => (StatusCode::FORBIDDEN, "denied"),
             Code::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => (StatusCode::CONFLICT, "conflict"),
+            Code::FailedPrecondition => (StatusCode::UNAUTHORIZED, "mfa_needed"),
+            Code::AlreadyExists | Code::Aborted => (StatusCode::CONFLICT, "conflict"),
             Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, "limited"),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
                 tracing::warn!(error = status.message(), "the auth service cannot be reached");

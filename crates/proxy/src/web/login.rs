@@ -44,6 +44,9 @@ pub(crate) struct LoginRequest {
     #[serde(alias = "user")]
     username: String,
     password: String,
+    /// A code of the user's second factor, for whoever has one; `mfa_code` and `totp` are accepted too.
+    #[serde(default, alias = "mfa_code", alias = "totp")]
+    otp: String,
 }
 
 /// A session; certificates are fetched with it (`/v1/webapi/certs`).
@@ -57,15 +60,16 @@ pub(crate) struct LoginReply {
     tunnel_addr: String,
 }
 
-/// Checks a password and opens a session of 12 h. Browsers get it as a cookie too.
+/// Checks a password, and a code for whoever has a second factor, and opens a session of 12 h. Browsers get it as a cookie
+/// too. A right password without the code that is needed is answered by 401 and `mfa_needed`.
 #[utoipa::path(post, path = "/v1/webapi/login", request_body = LoginRequest, responses((status = 200, body = LoginReply), (status = 401, body = super::ErrorBody)))]
 pub(crate) async fn login(
     State(mut web): State<Web>,
     source: Source,
     body: Result<Json<LoginRequest>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    let Json(LoginRequest { username, password }) = body?;
-    let request = source.request(v1::AuthenticateLocalRequest { username, password });
+    let Json(LoginRequest { username, password, otp }) = body?;
+    let request = source.request(v1::AuthenticateLocalRequest { username, password, otp });
     let reply = web.auth.authenticate_local(request).await?.into_inner();
     let cookie =
         format!("{COOKIE}={}; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age={COOKIE_LIFE}", reply.session_id);

@@ -8,6 +8,7 @@ mod credential;
 mod error;
 mod lists;
 mod login;
+mod mfa;
 mod openapi;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,10 @@ pub(crate) fn router(web: Web) -> Router {
         .route("/v1/webapi/whoami", get(login::who_am_i))
         .route("/v1/webapi/certs", post(login::issue_certs))
         .route("/v1/webapi/password", post(login::change_password))
+        .route("/v1/webapi/mfa", get(mfa::list))
+        .route("/v1/webapi/mfa/totp/begin", post(mfa::begin))
+        .route("/v1/webapi/mfa/totp/finish", post(mfa::finish))
+        .route("/v1/webapi/mfa/remove", post(mfa::remove))
         .route("/v1/webapi/nodes", get(lists::nodes))
         .route("/v1/webapi/sessions", get(lists::sessions))
         .route("/v1/webapi/sessions/{id}/recording", get(lists::recording))

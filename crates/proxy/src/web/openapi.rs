@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use crate::web::{lists, login, users};
+use crate::web::{lists, login, mfa, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,6 +19,10 @@ use crate::web::{lists, login, users};
         login::who_am_i,
         login::issue_certs,
         login::change_password,
+        mfa::list,
+        mfa::begin,
+        mfa::finish,
+        mfa::remove,
         lists::nodes,
         lists::sessions,
         lists::recording,

@@ -32,6 +32,8 @@ pub(super) async fn run(mut context: Context, command: Users) -> Result<()> {
         }
         Users::Update(args) => update(context, args).await,
         Users::ResetPassword(args) => reset_password(context, args).await,
+        Users::ListMfa { name } => list_mfa(context, name).await,
+        Users::ResetTotp { name } => reset_totp(context, name).await,
         Users::Delete(args) => {
             let name = either(args.name, args.username)?;
             context.admin.delete(User::KIND, &name).await?;
@@ -102,6 +104,37 @@ async fn reset_password(mut context: Context, args: ResetPassword) -> Result<()>
         proxy: at(&context, reply.proxy_addr),
     };
     invite.print(&context, json!({ "name": name }), &done)
+}
+
+async fn list_mfa(mut context: Context, user: String) -> Result<()> {
+    let request = context.admin.request(v1::ListMfaRequest { user })?;
+    let factors = context.admin.auth.list_mfa(request).await.map_err(refused)?.into_inner().factors;
+    let used = |factor: &v1::MfaFactor| match factor.last_used_unix {
+        0 => "never".to_owned(),
+        at => moment(at),
+    };
+    let records = factors.iter().map(|factor| {
+        let (added, last_used) = (moment(factor.added_unix), used(factor));
+        json!({ "name": factor.name, "type": factor.r#type, "added": added, "last_used": last_used })
+    });
+    context.format.print(&records.collect::<Vec<_>>(), |_| {
+        let mut table = Table::new(&["NAME", "TYPE", "ADDED", "LAST USED"]);
+        for factor in &factors {
+            table.row([factor.name.clone(), factor.r#type.clone(), moment(factor.added_unix), used(factor)]);
+        }
+        table
+    })
+}
+
+async fn reset_totp(mut context: Context, name: String) -> Result<()> {
+    let request = context.admin.request(v1::ResetMfaRequest { user: name.clone(), r#type: "totp".to_owned() })?;
+    let removed = context.admin.auth.reset_mfa(request).await.map_err(refused)?.into_inner().removed;
+    let shown = escape_control(&name);
+    context.format.print_text(&json!({ "name": name, "removed": removed }), |_| match removed {
+        0 => format!("{shown} has no TOTP factor\n"),
+        1 => format!("TOTP factor of {shown} removed\n"),
+        more => format!("{more} TOTP factors of {shown} removed\n"),
+    })
 }
 
 /// Empty for none: the hub then makes an invitation.

@@ -17,6 +17,9 @@ use time::OffsetDateTime;
 use super::Context;
 use crate::args::{Login, Output};
 
+/// What is asked for at the terminal.
+pub(super) const CODE: &str = "Code of your authenticator: ";
+
 pub(super) async fn login(context: &Context, args: Login) -> Result<()> {
     if args.hardware_key {
         return Err(Error::Local(
@@ -41,7 +44,20 @@ pub(super) async fn login(context: &Context, args: Login) -> Result<()> {
     }
     let prompt = format!("Password of {} at {proxy}: ", escape_control(&user));
     let password = password(args.password, args.password_stdin, &prompt).await?;
-    let outcome = Hub::stranger(proxy, trust)?.login(&user, &password, args.ttl.map(|ttl| ttl.0)).await?;
+    let ttl = args.ttl.map(|ttl| ttl.0);
+    let mut hub = Hub::stranger(proxy, trust)?;
+    let outcome = match hub.login(&user, &password, args.otp.as_deref().unwrap_or_default(), ttl).await {
+        // Asked for when the hub says so: most users know by then whether they have one.
+        Err(Error::Fault(Fault::MfaNeeded(_))) if args.otp.is_none() => {
+            let otp = if args.password_stdin {
+                cli::code(None, true, "").await?
+            } else {
+                mezite_client::terminal::ask_secret(CODE).await?
+            };
+            hub.login(&user, &password, &otp, ttl).await?
+        }
+        outcome => outcome?,
+    };
     match &args.out {
         Some(path) => write_out(path, &outcome),
         None => keep(context, &outcome),
@@ -127,6 +143,6 @@ fn moment(unix: u64) -> String {
     i64::try_from(unix).map_or_else(|_| "forever".to_owned(), seconds)
 }
 
-fn seconds(unix: i64) -> String {
+pub(super) fn seconds(unix: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix).map_or_else(|_| "forever".to_owned(), when::seconds)
 }
