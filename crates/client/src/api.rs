@@ -25,6 +25,7 @@ pub struct LoginRequest<'a> {
     /// Their password.
     pub password: &'a str,
     /// A code of their second factor; empty for none.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub otp: &'a str,
 }
 

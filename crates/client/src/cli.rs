@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, ColorChoice, Command, Parser, ValueEnum};
 use mezite_core::text::Table;
-use mezite_core::{Invalid, Labels, duration, labels};
+use mezite_core::{Fault, Invalid, Labels, duration, labels};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -139,7 +139,7 @@ pub async fn code(flag: Option<String>, stdin: bool, prompt: &str) -> Result<Zer
             .map_err(|error| Error::Local(format!("cannot read the code from standard input: {error}")))?,
         None => ask_secret(prompt).await?,
     };
-    if code.trim().is_empty() { Err(Invalid::new("code", "is empty").into()) } else { Ok(code) }
+    if code.trim().is_empty() { Err(Fault::MfaNeeded("no code was given".into()).into()) } else { Ok(code) }
 }
 
 /// A new password, asked for twice at a terminal.

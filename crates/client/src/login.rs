@@ -73,7 +73,8 @@ impl Hub {
         if ttl.is_some_and(|ttl| ttl > MAX_TTL) {
             return Err(invalid("--ttl", "must be at most 24h"));
         }
-        let reply: LoginReply = self.web.post("/v1/webapi/login", &LoginRequest { username: user, password, otp }).await?;
+        let reply: LoginReply =
+            self.web.post("/v1/webapi/login", &LoginRequest { username: user, password, otp }).await?;
         let session = Zeroizing::new(reply.session_id);
         self.web.set_bearer(session.clone());
         let key = PrivateKey::generate().map_err(|error| Error::Local(error.to_string()))?;

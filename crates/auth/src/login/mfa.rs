@@ -102,7 +102,9 @@ pub(crate) async fn begin(
     name::object(device_name).map_err(|error| error.within("name"))?;
     let devices = hub.store.mfa_devices(&user.name).await?;
     if devices.iter().any(|device| device.name == device_name) {
-        return Err(Fault::Conflict(format!("you have a factor {device_name} already; choose another name, or remove it")));
+        return Err(Fault::Conflict(format!(
+            "you have a factor {device_name} already; choose another name, or remove it"
+        )));
     }
     if devices.len() >= MOST {
         return Err(Fault::Conflict(format!("you have {MOST} factors already; remove one first")));

@@ -4,6 +4,7 @@
 mod cluster;
 mod join;
 mod login;
+mod mfa;
 mod objects;
 mod policy;
 mod recordings;

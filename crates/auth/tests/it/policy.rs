@@ -26,8 +26,16 @@ const MACHINES: [&str; 8] = [
     "UploadRecording",
 ];
 /// Calls of administrators, or administrators and auditors.
-const PRIVILEGED: [&str; 8] =
-    ["CreateUser", "ResetPassword", "ResetMfa", "CreateToken", "TerminateSession", "VerifyRecording", "ListAudit", "VerifyAudit"];
+const PRIVILEGED: [&str; 8] = [
+    "CreateUser",
+    "ResetPassword",
+    "ResetMfa",
+    "CreateToken",
+    "TerminateSession",
+    "VerifyRecording",
+    "ListAudit",
+    "VerifyAudit",
+];
 
 fn rpcs() -> impl Iterator<Item = (&'static str, &'static str)> {
     RPCS.iter().filter_map(|path| Some((*path, path.strip_prefix("/mezite.v1.Auth/")?)))

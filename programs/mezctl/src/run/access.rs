@@ -1,9 +1,9 @@
 //! `login` and `logout`.
 
-use mezite_client::{Error, Result};
 use mezite_client::admin::{refused, refused_login};
 use mezite_client::cli;
 use mezite_client::terminal::ask_secret;
+use mezite_client::{Error, Result};
 use mezite_core::Fault;
 use mezite_core::text::escape_control;
 use mezite_proto::v1;

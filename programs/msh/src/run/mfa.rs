@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stdout};
 
-use mezite_client::api::{ConfirmRequest, Enrolment, EnrolRequest, Factors, RemoveFactor};
+use mezite_client::api::{ConfirmRequest, EnrolRequest, Enrolment, Factors, RemoveFactor};
 use mezite_client::cli::{self, Format};
 use mezite_client::login::Hub;
 use mezite_client::{Error, Result};
