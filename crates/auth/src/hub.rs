@@ -1,7 +1,7 @@
 //! What all calls share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mezite_core::Fault;
@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bursts::{Bursts, Cause};
 use crate::ca::Authorities;
-use crate::ca::seal::Sealer;
 use crate::event::Events;
 use crate::login::password::Passwords;
 use crate::login::throttle::Throttle;
@@ -26,7 +25,6 @@ pub(crate) struct Hub {
     pub(crate) store: Store,
     pub(crate) recordings: Recordings,
     pub(crate) authorities: Authorities,
-    pub(crate) sealer: Arc<Sealer>,
     pub(crate) events: Events,
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
@@ -44,7 +42,6 @@ impl Hub {
         store: Store,
         recordings: Recordings,
         authorities: Authorities,
-        sealer: Arc<Sealer>,
         events: Events,
         passwords: Passwords,
         stop: CancellationToken,
@@ -53,7 +50,6 @@ impl Hub {
             store,
             recordings,
             authorities,
-            sealer,
             events,
             passwords,
             stop,

@@ -132,8 +132,8 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     let store =
         Store::open(Options { path: config.database.clone(), readers: READERS, audit_keys: audit_keys(&config)? })
             .await?;
-    let sealer = Arc::new(Sealer::new(config.ca_key_passphrase.clone(), config.data_dir.join("ca.key")));
-    let authorities = Authorities::open(&store, Arc::clone(&sealer), &events).await?;
+    let sealer = Sealer::new(config.ca_key_passphrase.clone(), config.data_dir.join("ca.key"));
+    let authorities = Authorities::open(&store, sealer, &events).await?;
     write_bundle(&config.data_dir, &authorities.host.pem())?;
     let in_data_dir = |e| AuthError::new(format!("data_dir {}: {e}", config.data_dir.display()));
     let recordings = Recordings::open(config.data_dir.join("recordings")).await.map_err(in_data_dir)?;
@@ -143,7 +143,7 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     let first_password = bootstrap::first_admin(&store, &events, &passwords, config.first_admin).await?;
     // Tunnels of an earlier life; proxies report anew.
     store.clear_tunnels(None, clock::now()).await?;
-    let mut hub = Hub::new(store, recordings, authorities, sealer, events, passwords, stop);
+    let mut hub = Hub::new(store, recordings, authorities, events, passwords, stop);
     hub.proxy_addr = config.proxy_addr;
     serve(Arc::new(hub), (listener, addr), config.names, first_password).await
 }

@@ -148,11 +148,11 @@ mod tests {
         let audit_keys = AuditKeys { current: key, former: Vec::new() };
         let store = Store::open(Options { path: dir.join("db"), readers: 1, audit_keys }).await.unwrap();
         let events = Events { cluster: "example".into() };
-        let sealer = Arc::new(Sealer::new(None, dir.join("ca.key")));
-        let authorities = Authorities::open(&store, Arc::clone(&sealer), &events).await.unwrap();
+        let sealer = Sealer::new(None, dir.join("ca.key"));
+        let authorities = Authorities::open(&store, sealer, &events).await.unwrap();
         let recordings = Recordings::open(dir.join("recordings")).await.unwrap();
         let passwords = Passwords::new(4, 1).unwrap();
-        Hub::new(store, recordings, authorities, sealer, events, passwords, CancellationToken::new())
+        Hub::new(store, recordings, authorities, events, passwords, CancellationToken::new())
     }
 
     #[tokio::test]

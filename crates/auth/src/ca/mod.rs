@@ -74,11 +74,13 @@ pub(crate) struct Authorities {
     pub(crate) user: Authority,
     pub(crate) host: Authority,
     pub(crate) spiffe: Authority,
+    /// What sealed them; it seals the secrets of second factors too.
+    pub(crate) sealer: Arc<Sealer>,
 }
 
 impl Authorities {
     /// Opens the authorities of the database, or makes them at the first start.
-    pub(crate) async fn open(store: &Store, sealer: Arc<Sealer>, events: &Events) -> Result<Self, AuthError> {
+    pub(crate) async fn open(store: &Store, sealer: Sealer, events: &Events) -> Result<Self, AuthError> {
         let rows = store.authorities().await?;
         if let Some(other) = rows.iter().find(|row| row.cluster_name != events.cluster) {
             return Err(AuthError::new(format!(
@@ -90,6 +92,8 @@ impl Authorities {
         // Argon2id takes 64 MiB and a good part of a second.
         let cluster = events.cluster.clone();
         let now = clock::now();
+        let sealer = Arc::new(sealer);
+        let kept = Arc::clone(&sealer);
         let opened = tokio::task::spawn_blocking(move || {
             Purpose::ALL.map(|purpose| open_or_make(purpose, &rows, &sealer, &cluster, now))
         });
@@ -119,7 +123,7 @@ impl Authorities {
         }
         let [user, host, spiffe] =
             <[Authority; 3]>::try_from(authorities).map_err(|_| AuthError::new("a CA is missing"))?;
-        Ok(Self { user, host, spiffe })
+        Ok(Self { user, host, spiffe, sealer: kept })
     }
 
     /// Whom agents, proxies and clients trust.

@@ -3,6 +3,7 @@
 //! A code is used up in the transaction of its effect, in the database, so that it is good once for the whole cluster and
 //! for one purpose.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use mezite_core::audit::EventType;
@@ -227,7 +228,7 @@ pub(crate) fn needed() -> Fault {
 async fn refuse(hub: &Hub, caller: &Caller, why: &str) -> Result<Fault, Fault> {
     let mut event = caller.sign(hub.event(EventType::UserMfaFailed));
     event.error_message = why.into();
-    hub.audit_refusals(vec![(caller.name(), event)]).await?;
+    hub.audit_refusals(vec![(caller.cause(), event)]).await?;
     Ok(Fault::Denied(why.into()))
 }
 
@@ -250,13 +251,14 @@ fn binding(user_id: &str, id: &str) -> String {
 }
 
 async fn seal(hub: &Hub, row: String, secret: Zeroizing<[u8; totp::SECRET_LEN]>) -> Result<Vec<u8>, Fault> {
-    let sealer = hub.sealer.clone();
+    let sealer = Arc::clone(&hub.authorities.sealer);
     let sealed = tokio::task::spawn_blocking(move || sealer.seal(TOTP, &row, secret.as_slice())).await;
     sealed.map_err(|e| Fault::Bug(e.to_string()))?.map_err(|e| Fault::Bug(e.to_string()))
 }
 
 async fn open(hub: &Hub, device: &MfaDevice) -> Result<Result<Zeroizing<Vec<u8>>, crate::AuthError>, Fault> {
-    let (sealer, row, sealed) = (hub.sealer.clone(), binding(&device.user_id, &device.id), device.secret.clone());
+    let (sealer, row, sealed) =
+        (Arc::clone(&hub.authorities.sealer), binding(&device.user_id, &device.id), device.secret.clone());
     let opened = tokio::task::spawn_blocking(move || sealer.open(TOTP, &row, &sealed)).await;
     opened.map_err(|e| Fault::Bug(e.to_string()))
 }
