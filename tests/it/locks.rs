@@ -164,3 +164,28 @@ fn a_connection_that_only_forwards_is_an_event_and_ends_with_a_reason() {
     assert!(begin.elapsed() < BOUND, "it took {:?}", begin.elapsed());
     assert!(out.stderr.contains("no forwards either"), "{out:?}");
 }
+
+/// What the roles bound beside time: connections of one user at once, and pauses.
+#[test]
+fn connections_are_counted_and_idle_sessions_end() {
+    let setup = Setup::shared();
+    let role = format!(
+        "metadata: {{name: bounded}}\nspec:\n  options: {{max_connections: 1, client_idle_timeout: 3s}}\n  allow:\n    \
+         node_labels: {{\"*\": \"*\"}}\n    logins: [{}]\n",
+        setup.os.name
+    );
+    setup.cluster.add_role(&role).ok();
+    let user = setup.somebody_with("bounded");
+    let mut session = Client::start(user.ssh_command(&[&setup.target(), "echo up; cat; sleep 1000"]));
+    session.expect("up");
+    let text = user.msh(&["ssh", &setup.msh_target(), "--", "true"]).refused(255);
+    assert!(text.contains("your roles allow 1 connection at a time"), "{text}");
+    assert_eq!(setup.cluster.audit_of("access.denied", &user.name).len(), 1);
+
+    let out = session.wait();
+    assert!(out.stderr.contains("nothing was sent for 3s"), "{out:?}");
+    wait_for("the end to be known", || {
+        setup.cluster.audit_of("session.end", &user.name).iter().any(|event| event.to_string().contains("\"idle\""))
+    });
+    wait_for("the place to be free", || user.msh(&["ssh", &setup.msh_target(), "--", "true"]).code == 0);
+}

@@ -23,6 +23,7 @@ mod config;
 mod disk;
 mod exec;
 mod fleet;
+mod guides;
 mod house;
 mod join;
 mod listening;

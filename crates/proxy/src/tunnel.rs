@@ -189,12 +189,19 @@ impl Tunnels {
         tokio::time::timeout(DIAL_TIMEOUT, exchange).await.unwrap_or(Err(DialError::Timeout))
     }
 
-    /// Remembers a dial for as long as the returned value lives.
-    pub(crate) fn track(self: &Arc<Self>, dial_id: &str, about: DialInfo) -> LiveDial {
+    /// Remembers a dial for as long as the returned value lives; `None` when the user has `most` of them already.
+    pub(crate) fn track(self: &Arc<Self>, dial_id: &str, about: DialInfo, most: Option<u32>) -> Option<LiveDial> {
         let terminate = CancellationToken::new();
+        let mut state = self.state();
+        if most.is_some_and(|most| {
+            state.live.values().filter(|live| live.about.user == about.user).count() >= most as usize
+        }) {
+            return None;
+        }
         let live = Live { about: Arc::new(about), sessions: Vec::new(), reports: 0, terminate: terminate.clone() };
-        self.state().live.insert(dial_id.to_owned(), live);
-        LiveDial { tunnels: Arc::clone(self), dial_id: dial_id.to_owned(), terminate }
+        state.live.insert(dial_id.to_owned(), live);
+        drop(state);
+        Some(LiveDial { tunnels: Arc::clone(self), dial_id: dial_id.to_owned(), terminate })
     }
 
     /// Ends the dial that carries a session, if it is one of ours.
@@ -445,7 +452,7 @@ mod tests {
             node_name: "web-1".into(),
             client: ([127, 0, 0, 1], 1).into(),
         };
-        let _dials = [tunnels.track("mallory", about("mallory")), tunnels.track("bob", about("bob"))];
+        let _dials = [tunnels.track("mallory", about("mallory"), None), tunnels.track("bob", about("bob"), None)];
         let denied = |dial: &str| v1::PortForwardDenied { dial_id: dial.into(), target: "db:5432".into() };
         for _ in 0..5000 {
             tunnels.forward_denied("n", &denied("mallory"));
@@ -455,5 +462,21 @@ mod tests {
         let users: Vec<String> =
             std::iter::from_fn(|| reports.try_recv().ok()).map(|report| report.dial.user.clone()).collect();
         assert_eq!((users.len(), users.last().map(String::as_str)), (129, Some("bob")));
+    }
+
+    #[test]
+    fn a_user_has_as_many_dials_at_once_as_the_roles_allow() {
+        let (forwards, _reports) = mpsc::channel(1);
+        let tunnels = Tunnels::new("proxy".into(), forwards);
+        let dial = |id: &str, user: &str| {
+            let client = ([127, 0, 0, 1], 1).into();
+            let about = DialInfo { user: user.into(), node_id: "n".into(), node_name: "web-1".into(), client };
+            tunnels.track(id, about, Some(2))
+        };
+        let held = [dial("1", "alice"), dial("2", "alice")];
+        assert!(held.iter().all(Option::is_some) && dial("3", "alice").is_none());
+        assert!(dial("4", "bob").is_some(), "of one user, not of all");
+        drop(held);
+        assert!(dial("5", "alice").is_some());
     }
 }

@@ -58,6 +58,9 @@ pub(crate) enum Command {
     /// Roles: who may reach what
     #[command(subcommand)]
     Roles(Roles),
+    /// Who may reach what, and by which rule
+    #[command(subcommand)]
+    Access(Access),
     /// Join tokens
     #[command(subcommand)]
     Tokens(Tokens),
@@ -223,6 +226,9 @@ pub(crate) enum Roles {
         /// YAML or JSON document of the role; `-` for standard input
         #[arg(long, short, value_name = "FILE")]
         from_file: PathBuf,
+        /// Write nothing; show who would gain and who would lose
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List roles
     #[command(visible_alias = "list")]
@@ -237,6 +243,37 @@ pub(crate) enum Roles {
     Delete {
         /// Name of the role
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Access {
+    /// Say whether a user may log in to a node, and which rules of which roles decide that
+    Explain {
+        /// The user
+        #[arg(long, value_name = "NAME")]
+        user: String,
+        /// Name or id of the node
+        #[arg(long)]
+        node: String,
+        /// The OS login; without it, any
+        #[arg(long, default_value = "", hide_default_value = true)]
+        login: String,
+        /// Decide as of this moment, such as 2026-03-24T15:00:00Z
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+    },
+    /// List the users who may log in to a node
+    WhoCan {
+        /// Name or id of the node
+        #[arg(long)]
+        node: String,
+        /// The OS login; without it, any
+        #[arg(long, default_value = "", hide_default_value = true)]
+        login: String,
+        /// Decide as of this moment, such as 2026-03-24T15:00:00Z
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
     },
 }
 
@@ -504,6 +541,10 @@ mod tests {
             "mezctl users delete --username=alice",
             "mezctl users rm alice",
             "mezctl roles create --from-file=role.yaml",
+            "mezctl roles create --from-file=role.yaml --dry-run",
+            "mezctl access explain --user=alice --node=web-01 --login=root",
+            "mezctl access explain --user alice --node web-01 --login root --at 2026-03-24T15:00:00Z --format=json",
+            "mezctl access who-can --node=web-01 --login=root",
             "mezctl roles list",
             "mezctl roles rm x",
             "mezctl tokens create --roles=node --ttl=1h",
@@ -548,6 +589,8 @@ mod tests {
             "mezctl users update alice",
             "mezctl users update --roles=a",
             "mezctl users delete",
+            "mezctl access explain --user=alice",
+            "mezctl access who-can --login=root",
             "mezctl locks create --message=m",
             "mezctl locks create --user=a --role=b",
             "mezctl locks create --type=user",

@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod ca;
 mod config;
+mod explain;
 mod locks;
 mod nodes;
 mod recordings;
@@ -74,6 +75,7 @@ pub(crate) async fn run(args: Mezctl, places: &Places) -> Result<()> {
         Command::Logout => access::logout(context).await,
         Command::Users(command) => users::run(context, command).await,
         Command::Roles(command) => roles::run(context, command).await,
+        Command::Access(command) => explain::run(context, command).await,
         Command::Tokens(command) => tokens::run(context, command).await,
         Command::Nodes(command) => nodes::run(context, command).await,
         Command::Sessions(command) => sessions::run(context, command).await,

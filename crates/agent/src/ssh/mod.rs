@@ -6,6 +6,7 @@
 mod authenticate;
 mod command;
 mod forward;
+mod idle;
 mod leader;
 mod pump;
 mod session;

@@ -17,6 +17,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::ssh::idle::Activity;
 use crate::ssh::leader::{ControlWriter, Exit, Leader, Messages, Streams, resize};
 use crate::ssh::session::Verdict;
 
@@ -32,7 +33,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a session ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`, `agent`.
+    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`, `idle`, `agent`.
     pub(super) reason: &'static str,
     pub(super) exit: Exit,
     /// The client is told this, and the connection ends.
@@ -46,16 +47,18 @@ impl Ended {
     }
 }
 
-/// Where output is recorded before it is sent.
+/// Where output goes on its way to the client: it is recorded before it is sent.
 #[derive(Clone, Copy)]
 struct Tape<'a> {
     recorder: Option<&'a Recorder>,
     /// Whether a failure ends the session; without it the session goes on unrecorded.
     strict: bool,
+    activity: &'a Activity,
 }
 
 impl Tape<'_> {
     async fn stream(&self, stream: ExecStream, data: &Bytes) -> Result<(), RecordError> {
+        self.activity.note();
         let Some(recorder) = self.recorder else { return Ok(()) };
         recorder.stream(stream, data.clone()).await.or_else(|error| if self.strict { Err(error) } else { Ok(()) })
     }
@@ -80,17 +83,33 @@ enum Stopped {
     Recorder(RecordError),
 }
 
+/// What the roles say about the bytes of a session.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) recording: Recording,
+    /// The longest time without a byte either way.
+    pub(super) idle: Option<Duration>,
+}
+
 /// Pumps a session to its end and closes its recording.
 pub(super) async fn run(
     leader: Leader,
     recorder: Option<Recorder>,
-    recording: Recording,
+    rules: Rules,
     reader: ChannelReader,
     writer: ChannelWriter,
     verdict: impl Future<Output = Verdict>,
 ) -> Ended {
     let Leader { mut messages, mut control, streams, starter } = leader;
-    let tape = Tape { recorder: recorder.as_ref(), strict: is_strict(recording) };
+    let Rules { recording, idle } = rules;
+    let activity = Activity::new();
+    let tape = Tape { recorder: recorder.as_ref(), strict: is_strict(recording), activity: &activity };
+    let verdict = async {
+        tokio::select! {
+            verdict = verdict => verdict,
+            most = activity.idle(idle) => Verdict::idle(most),
+        }
+    };
     let ended = pump(&mut messages, &mut control, streams, tape, recording.input, reader, &writer, verdict).await;
     // Closing the control socket ends the starter, and with it what is left of a session that did not end by itself.
     drop(control);
@@ -121,7 +140,7 @@ async fn pump(
     let (input, size, output) = split(streams);
     let outputs = send_outputs(output, tape, writer, &leader_gone);
     let typed = tape.recorder.filter(|_| record_input);
-    let inputs = take_inputs(reader, input, size, tape.recorder, typed, commands);
+    let inputs = take_inputs(reader, input, size, tape, typed, commands);
     let failed = tape.failed();
     tokio::pin!(outputs, inputs, verdict, failed);
     let (mut exit, mut drained, mut client_gone) = (None, false, false);
@@ -291,7 +310,7 @@ async fn take_inputs(
     mut reader: ChannelReader,
     input: Sender,
     size: Option<OwnedFd>,
-    recorder: Option<&Recorder>,
+    tape: Tape<'_>,
     typed: Option<&Recorder>,
     commands: tokio::sync::mpsc::Sender<Control>,
 ) {
@@ -299,6 +318,7 @@ async fn take_inputs(
     while let Some(event) = reader.recv().await {
         match event {
             ChannelEvent::Data(data) => {
+                tape.activity.note();
                 let echoed = || size.as_ref().is_none_or(|size| mezite_session::echoes(size).unwrap_or(false));
                 if let Some(typed) = typed
                     && echoed()
@@ -314,7 +334,7 @@ async fn take_inputs(
             }
             // EOF closes the program's input. A terminal has no half-close.
             ChannelEvent::Eof if size.is_none() => input = None,
-            ChannelEvent::Request(request) => requested(request, size.as_ref(), recorder, &commands).await,
+            ChannelEvent::Request(request) => requested(request, size.as_ref(), tape.recorder, &commands).await,
             ChannelEvent::Eof | ChannelEvent::Extended(..) => {}
         }
     }

@@ -239,7 +239,10 @@ impl Session {
         let ended = pump::run(
             leader,
             recorder,
-            self.admitted.permit.recording(),
+            pump::Rules {
+                recording: self.admitted.permit.recording(),
+                idle: self.admitted.permit.client_idle_timeout(),
+            },
             reader,
             writer.clone(),
             self.admitted.verdict(&self.info.session_id),

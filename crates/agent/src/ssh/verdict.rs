@@ -20,6 +20,12 @@ impl Verdict {
         Self { reason, message: message.to_owned(), kill: true }
     }
 
+    /// Nothing was sent for longer than the roles allow.
+    pub(super) fn idle(most: Duration) -> Self {
+        let most = mezite_core::duration::print(most);
+        Self::new("idle", &format!("nothing was sent for {most}, the longest pause that your roles allow"))
+    }
+
     fn stopping() -> Self {
         Self { reason: "agent", message: "the agent of this node is stopping".to_owned(), kill: false }
     }

@@ -1,6 +1,7 @@
 //! The gRPC service: one file per group of calls. Handlers take the hub, the caller and the message, and answer with a
 //! message or a [`Fault`].
 
+mod access;
 mod audit;
 mod authorities;
 pub(crate) mod gate;
@@ -101,6 +102,9 @@ service! {
     verify_recording(VerifyRecordingRequest) -> VerifyRecordingReply { recordings::verify }
     list_audit(ListAuditRequest) -> ListAuditReply { audit::list }
     verify_audit(VerifyAuditRequest) -> VerifyAuditReply { audit::verify }
+    explain_access(ExplainAccessRequest) -> ExplainAccessReply { access::explain }
+    who_can(WhoCanRequest) -> WhoCanReply { access::who_can }
+    preview_role(PreviewRoleRequest) -> PreviewRoleReply { access::preview }
     ca_status(CaStatusRequest) -> CaStatusReply { authorities::status }
     ca_export(CaExportRequest) -> CaExportReply { authorities::export };
 

@@ -59,6 +59,9 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
     ("VerifyRecording", Allowed::Auditor),
     ("ListAudit", Allowed::Auditor),
     ("VerifyAudit", Allowed::Auditor),
+    ("ExplainAccess", Allowed::Auditor),
+    ("WhoCan", Allowed::Auditor),
+    ("PreviewRole", Allowed::Admin),
     ("CaStatus", Allowed::User),
     ("CaExport", Allowed::User),
 ];

@@ -16,7 +16,7 @@ use crate::join::unlocked_node;
 /// The watched pseudo-kind by which a session is ended.
 pub(crate) const TERMINATION: &str = "termination";
 /// Reasons a session may end for.
-const REASONS: [&str; 7] = ["exit", "disconnect", "terminated", "recording", "locked", "expired", "agent"];
+const REASONS: [&str; 8] = ["exit", "disconnect", "terminated", "recording", "locked", "expired", "idle", "agent"];
 /// Longest text of a session, in bytes; a command line may be longer and is cut by the agent.
 const MAX_TEXT: usize = 4096;
 

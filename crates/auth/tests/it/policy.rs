@@ -26,7 +26,7 @@ const MACHINES: [&str; 8] = [
     "UploadRecording",
 ];
 /// Calls of administrators, or administrators and auditors.
-const PRIVILEGED: [&str; 8] = [
+const PRIVILEGED: [&str; 11] = [
     "CreateUser",
     "ResetPassword",
     "ResetMfa",
@@ -35,6 +35,9 @@ const PRIVILEGED: [&str; 8] = [
     "VerifyRecording",
     "ListAudit",
     "VerifyAudit",
+    "ExplainAccess",
+    "WhoCan",
+    "PreviewRole",
 ];
 
 fn rpcs() -> impl Iterator<Item = (&'static str, &'static str)> {

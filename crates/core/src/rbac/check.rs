@@ -58,7 +58,7 @@ pub fn check(question: &Question<'_>) -> Result<Permit, Denied> {
 
 /// Decides, and tells what each rule said.
 pub fn explain<'a>(question: &Question<'a>) -> Explanation<'a> {
-    Policy::new(question.identity, question.roles).explain(question)
+    Policy::new(question.identity, question.roles).decide(question)
 }
 
 /// The rules of one identity made ready for many nodes.
@@ -102,7 +102,8 @@ impl<'a> Policy<'a> {
             && evaluation.reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. }))
     }
 
-    fn explain(&self, question: &Question<'a>) -> Explanation<'a> {
+    /// Decides about one node and login, and tells what each rule said. The question is of the same identity and roles.
+    pub fn decide(&self, question: &Question<'_>) -> Explanation<'a> {
         let Question { identity, target, login, .. } = *question;
         let mut evaluation = Evaluation::default();
         evaluation.reasons.extend(locked(question));

@@ -23,6 +23,7 @@ mod outcome;
 mod principals;
 pub mod selector;
 mod standing;
+mod survey;
 pub mod template;
 
 pub use ability::{Resource, Verb, may};
@@ -32,3 +33,4 @@ pub use outcome::{
 };
 pub use principals::{MAX_CERT_TTL, MAX_PRINCIPALS, certificate_flags, certificate_ttl, logins_for};
 pub use standing::{Standing, Users, standing};
+pub use survey::{Access, Survey};

@@ -133,6 +133,11 @@ pub enum Reason {
         /// Its name.
         role: String,
     },
+    /// The user has as many connections as the roles allow.
+    TooManyConnections {
+        /// The most.
+        most: u32,
+    },
     /// A deny rule of the role matches the node.
     DeniedNode {
         /// Name of the role.
@@ -285,6 +290,11 @@ impl Demand {
 }
 
 impl Denied {
+    /// The refusal of a connection that the permit allows and that is one too many.
+    pub fn too_many_connections(most: u32) -> Self {
+        Self { reasons: vec![Reason::TooManyConnections { most }] }
+    }
+
     /// All reasons, at least one.
     pub fn reasons(&self) -> &[Reason] {
         &self.reasons
@@ -340,6 +350,11 @@ impl fmt::Display for Reason {
             Self::Locked { lock, message } => write!(f, "locked ({lock}): {message}"),
             Self::NoRoles => f.write_str("the user has no role"),
             Self::RoleMissing { role } => write!(f, "role {role} is not defined or cannot be read"),
+            Self::TooManyConnections { most } => write!(
+                f,
+                "your roles allow {most} connection{} at a time; close one first",
+                if *most == 1 { "" } else { "s" }
+            ),
             Self::DeniedNode { role } => write!(f, "role {role} denies this node"),
             Self::DeniedLogin { role } => write!(f, "role {role} denies this login"),
             Self::DenyFailed { role, error } => write!(f, "a deny rule of role {role} cannot be evaluated ({error})"),
@@ -405,6 +420,19 @@ pub enum Rule {
     /// `allow.logins`
     #[serde(rename = "allow.logins")]
     AllowLogins,
+}
+
+impl Rule {
+    /// The rule as documents write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Definition => "definition",
+            Self::DenyNodeLabels => "deny.node_labels",
+            Self::DenyLogins => "deny.logins",
+            Self::AllowNodeLabels => "allow.node_labels",
+            Self::AllowLogins => "allow.logins",
+        }
+    }
 }
 
 /// What a rule said.

@@ -64,7 +64,7 @@ fn corpus() {
             count += 1;
         }
     }
-    assert!(count > 100, "{count} cases");
+    assert!(count >= 150, "{count} cases");
 }
 
 fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {

@@ -7,6 +7,8 @@ mod cast;
 #[cfg(test)]
 mod chain;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod roles;

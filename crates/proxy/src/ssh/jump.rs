@@ -53,14 +53,7 @@ impl Jump {
         let decided = match self.decide_now() {
             Ok(decided) => decided,
             Err(Refused::Unreachable(reason)) => return request.reject(OpenFailure::ConnectFailed, &reason),
-            Err(Refused::Denied { name, node_id, denied }) => {
-                if let Ok(report) = self.reports.try_acquire() {
-                    report.forget();
-                    let login = self.login.as_deref();
-                    self.front.reporter.denied(&self.user.identity, self.peer, (&name, &node_id), login, &denied);
-                }
-                return request.reject(OpenFailure::AdministrativelyProhibited, &denied.to_string());
-            }
+            Err(Refused::Denied { name, node_id, denied }) => return self.deny(request, (&name, &node_id), &denied),
         };
         let dial_id = clock::uuid();
         let about = DialInfo {
@@ -69,7 +62,11 @@ impl Jump {
             node_name: decided.name.clone(),
             client: self.peer,
         };
-        let live = self.front.tunnels.track(&dial_id, about);
+        let most = decided.permit.max_connections();
+        let Some(live) = self.front.tunnels.track(&dial_id, about, most) else {
+            let denied = Denied::too_many_connections(most.unwrap_or_default());
+            return self.deny(request, (&decided.name, &decided.node_id), &denied);
+        };
         match self.front.tunnels.dial(&decided.node_id, dial_id, self.grant(&decided)).await {
             Ok(stream) => {
                 let channel = request.accept();
@@ -80,6 +77,14 @@ impl Jump {
             }
             Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", decided.name)),
         }
+    }
+
+    fn deny(&self, request: ChannelRequest, node: (&str, &str), denied: &Denied) {
+        if let Ok(report) = self.reports.try_acquire() {
+            report.forget();
+            self.front.reporter.denied(&self.user.identity, self.peer, node, self.login.as_deref(), denied);
+        }
+        request.reject(OpenFailure::AdministrativelyProhibited, &denied.to_string());
     }
 
     fn decide_now(&self) -> Result<Decided, Refused> {

@@ -11,7 +11,7 @@ use mezite_core::{Fault, duration};
 use mezite_proto::v1::Object;
 use serde_json::Value;
 
-use super::{Context, encode, spec};
+use super::{Context, encode, explain, spec};
 use crate::args::Roles;
 
 /// Longest role document, in bytes.
@@ -19,7 +19,7 @@ const MAX_DOCUMENT: u64 = 1 << 20;
 
 pub(super) async fn run(mut context: Context, command: Roles) -> Result<()> {
     match command {
-        Roles::Create { from_file } => create(context, &from_file).await,
+        Roles::Create { from_file, dry_run } => create(context, &from_file, dry_run).await,
         Roles::Ls => {
             let roles = context.admin.list(Role::KIND).await?;
             let documents: Vec<Value> = roles.iter().map(document).collect();
@@ -71,10 +71,13 @@ fn selector(labels: &Value) -> String {
     pairs.collect::<Vec<_>>().join(",")
 }
 
-async fn create(mut context: Context, file: &Path) -> Result<()> {
+async fn create(mut context: Context, file: &Path, dry_run: bool) -> Result<()> {
     let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
     let source = Document::parse(&name, &read(file)?)?;
     let (name, role) = parse_role(&source.value).map_err(|error| source.locate(error))?;
+    if dry_run {
+        return explain::preview(context, name, encode(&role)?).await;
+    }
     let expected = match context.admin.get(Role::KIND, &name).await {
         Ok(existing) => existing.revision,
         Err(Error::Fault(Fault::NotFound(_))) => 0,

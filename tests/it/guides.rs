@@ -1,0 +1,72 @@
+//! The commands of the guides run, and say what the guides show.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::cluster::Cluster;
+use crate::process::run;
+
+/// A fenced block: what stands behind the fence, and the text.
+type Block = (String, String);
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(info) = line.strip_prefix("```") {
+            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((info.to_owned(), text.join("\n")));
+        }
+    }
+    blocks
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// `yaml NAME` writes a file, `sh` runs, `text` is what the last `sh` printed, perhaps among other lines.
+#[track_caller]
+fn follow(guide: &str, cluster: &Cluster) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guides").join(guide);
+    let dir = cluster.path("guide");
+    fs::create_dir_all(&dir).unwrap();
+    let mut printed = String::new();
+    let mut ran = 0;
+    for (info, text) in blocks(&fs::read_to_string(path).unwrap()) {
+        match info.split_once(' ').unwrap_or((&info, "")) {
+            ("yaml", name) => fs::write(dir.join(name), text).unwrap(),
+            ("sh", _) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-e", "-c", &text]).current_dir(&dir).env_clear();
+                shell.envs(cluster.mezctl_command().get_envs().filter_map(|(key, value)| Some((key, value?))));
+                printed = run(shell, b"").ok();
+                ran += 1;
+            }
+            ("text", _) => {
+                for line in text.lines() {
+                    let is_there = printed.lines().any(|shown| words(shown) == words(line));
+                    assert!(is_there, "{guide} shows {line:?}, and the command printed:\n{printed}");
+                }
+            }
+            _ => panic!("{guide}: a block of kind {info:?}"),
+        }
+    }
+    assert!(ran > 0, "{guide} has no command");
+}
+
+#[test]
+fn the_commands_of_the_guide_to_roles_run() {
+    let mut cluster = Cluster::start();
+    cluster.add_agent("web-01", &[("MEZITE_NODE_LABELS", "env=production")]);
+    follow("rbac.md", &cluster);
+    let role = cluster.mezctl(&["roles", "get", "web-ops"]).ok();
+    assert!(role.contains("deploy") && !role.contains("backup"), "a dry run has written: {role}");
+
+    let answer = ["access", "explain", "--user=alice", "--node=web-01", "--login=root", "--format=json"];
+    let answer: serde_json::Value = serde_json::from_str(&cluster.mezctl(&answer).ok()).unwrap();
+    assert_eq!((&answer["allowed"], &answer["reasons"][0]), (&false.into(), &"role web-ops denies this login".into()));
+    let text = cluster.mezctl(&["access", "explain", "--user=alise", "--node=web-01"]).refused(3);
+    assert!(text.contains("user alise does not exist; did you mean alice?"), "{text}");
+}
