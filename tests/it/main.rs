@@ -30,6 +30,7 @@ mod listening;
 mod locks;
 mod login;
 mod main_job;
+mod mfa;
 mod openssh;
 mod peers;
 mod recording;
