@@ -24,7 +24,7 @@ pub(super) async fn run(context: Context, command: Access) -> Result<()> {
     }
 }
 
-/// Unix seconds; 0 for now.
+/// Unix seconds, where zero means the present moment.
 fn unix(at: Option<String>) -> Result<i64> {
     let Some(at) = at else { return Ok(0) };
     Ok(when::parse(&at).map_err(|error| error.within("--at"))?.unix_timestamp())
