@@ -1,5 +1,6 @@
 """The four measurements. Each measures one path once and returns plain numbers; who goes when is decided by `run`."""
 
+import fcntl
 import hashlib
 import os
 import resource
@@ -10,6 +11,7 @@ import time
 from lab import Failure, family, process_table, pss_kib
 
 BLOCK = 1 << 18
+PIPE = 1 << 20
 CLIENT_PATIENCE = 120.0
 
 
@@ -85,15 +87,17 @@ def connect(lab, path, count):
 
 
 def down(lab, path, size):
-    """`size` zero bytes from the node, timed from the first to the last."""
-    with Cpu(lab, path) as cpu:
+    """`size` zero bytes from the node, timed from the first to the last. The reader is a wide pipe spliced to nowhere: what takes
+    the bytes from the client must not take the processor from it."""
+    with Cpu(lab, path) as cpu, open("/dev/null", "wb", buffering=0) as nowhere:
         client = start(path, f"head -c {size} /dev/zero", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         pipe = client.stdout.fileno()
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
         got = len(os.read(pipe, BLOCK))
         cpu.restart(client)
         begin = time.perf_counter()
-        while block := os.read(pipe, BLOCK):
-            got += len(block)
+        while moved := os.splice(pipe, nowhere.fileno(), PIPE):
+            got += moved
         seconds = time.perf_counter() - begin
         finish(client, path)
     if got != size:
