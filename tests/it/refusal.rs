@@ -21,7 +21,7 @@ fn one_denial(setup: &Setup, user: &str, code: &str) -> serde_json::Value {
 fn an_unknown_node_is_named() {
     let setup = Setup::shared();
     let out = setup.alice.msh(&["ssh", &format!("{}@node-9", setup.os.name), "--", "true"]);
-    assert!(out.refused(255).contains("node-9"));
+    assert!(out.refused(255).contains("no role of yours opens a node named node-9; see `msh ls`"));
     let mut command = setup.alice.openssh("ssh");
     command.args(["-o", "ProxyCommand=msh proxy ssh %r@node-9:%p", &setup.target(), "true"]);
     let out = crate::process::run(command, b"");
@@ -74,9 +74,32 @@ fn a_deny_label_beats_every_allow() {
         .ok();
     let user = setup.somebody_with("access,not-core");
     let text = user.msh(&["ssh", &setup.msh_target(), "--", "true"]).refused(255);
-    assert!(text.contains("not-core"), "{text}");
-    one_denial(&setup, &user.name, "T4000W");
-    assert!(!user.msh(&["ls"]).ok().contains("node-1"));
+    let event = one_denial(&setup, &user.name, "T4000W");
+    assert!(event["error_message"].as_str().unwrap().contains("not-core"), "{event:#?}");
+    assert!(!text.contains("not-core") && !user.msh(&["ls"]).ok().contains("node-1"), "{text}");
+}
+
+/// Who may not know of a node does not learn from a refusal that there is one; the administrator finds why by the reference.
+#[test]
+fn a_hidden_node_is_answered_like_an_unknown_one() {
+    let setup = Setup::shared();
+    let nowhere = "kind: role\nversion: v1\nmetadata: {name: nowhere}\nspec:\n  allow:\n    node_labels: {env: nowhere}\n    logins: [\"{{internal.logins}}\"]\n";
+    setup.cluster.add_role(nowhere).ok();
+    let user = setup.somebody_with("nowhere");
+    let refused = |node: &str| {
+        let text = user.msh(&["ssh", &format!("{}@{node}", setup.os.name), "--", "true"]).refused(255);
+        let (reason, reference) = text.trim_end().split_once(" (reference ").unwrap_or_else(|| panic!("{text}"));
+        let id = reference.split_once(')').unwrap().0;
+        let event = || setup.cluster.mezctl(&["--format=json", "audit", "ls", "--id", id]).ok();
+        wait_for("the event of the reference", || event().contains(id));
+        let events: Vec<serde_json::Value> = serde_json::from_str(&event()).unwrap();
+        (reason.replace(node, "NODE"), events[0]["error_message"].as_str().unwrap().to_owned())
+    };
+    let (hidden, why_hidden) = refused("node-1");
+    let (unknown, why_unknown) = refused("node-9");
+    assert_eq!(hidden, unknown);
+    assert!(why_hidden.contains("no role allows this node"), "{why_hidden}");
+    assert_eq!(why_unknown, "no node has this name");
 }
 
 #[test]

@@ -14,8 +14,8 @@ pub struct Candidate<'a> {
 pub enum Route<'a> {
     /// Exactly one node.
     Found(Candidate<'a>),
-    /// Several nodes; the ids are shown so that the user can name one.
-    Ambiguous(Vec<&'a str>),
+    /// Several nodes, by id. Whoever may see them is shown the ids, so as to name one.
+    Ambiguous(Vec<Candidate<'a>>),
     /// None.
     NotFound,
 }
@@ -37,7 +37,7 @@ pub fn resolve<'a>(target: &str, cluster: &str, nodes: impl IntoIterator<Item = 
     match found.as_slice() {
         [] => Route::NotFound,
         [one] => Route::Found(*one),
-        many => Route::Ambiguous(many.iter().map(|node| node.id).collect()),
+        _ => Route::Ambiguous(found),
     }
 }
 

@@ -31,25 +31,28 @@ impl Reporter {
         self.events.send(event);
     }
 
-    /// The decision about a node was no.
+    /// The decision about a node was no, or, without one, there is no such node. Returns the id of the event.
     pub(crate) fn denied(
         &self,
         who: &Identity,
         peer: SocketAddr,
         node: (&str, &str),
         login: Option<&str>,
-        denied: &Denied,
-    ) {
+        denied: Option<&Denied>,
+    ) -> String {
         let (name, id) = node;
-        let mut event = event(denied.event_type(), peer).resource("node", name).user(who.user.as_str(), &who.roles);
+        let kind = denied.map_or(EventType::AccessDenied, Denied::event_type);
+        let mut event = event(kind, peer).resource("node", name).user(who.user.as_str(), &who.roles);
         event.server_hostname = name.to_owned();
         event.server_id = id.to_owned();
         event.login = login.unwrap_or_default().to_owned();
-        event.error_message = denied.to_string();
-        if let Ok(reasons) = serde_json::to_value(denied) {
+        event.error_message = denied.map_or_else(|| "no node has this name".to_owned(), ToString::to_string);
+        if let Some(Ok(reasons)) = denied.map(serde_json::to_value) {
             event.details.insert("reasons".to_owned(), reasons);
         }
+        let event_id = event.id.clone();
         self.events.send(event);
+        event_id
     }
 
     /// An agent refused a port forward as the proxy's grant told it to (F069..F071).

@@ -396,6 +396,9 @@ pub(crate) enum Audit {
         /// Only events of this session
         #[arg(long, value_name = "ID")]
         session: Option<String>,
+        /// The event that a refused user was given as a reference
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
         /// At most this many; all without it
         #[arg(long, value_name = "N")]
         limit: Option<usize>,

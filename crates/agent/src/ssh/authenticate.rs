@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mezite_core::audit::{Event as AuditEvent, EventType};
+use mezite_core::audit::{Event as AuditEvent, EventType, refusal};
 use mezite_core::identity::Identity;
 use mezite_core::rbac::{self, Denied, Permit, Proof, Question, Target};
 use mezite_core::text::escape_control;
@@ -66,6 +66,7 @@ fn attempt(agent: &Arc<Agent>, dial: &Dial, connection: &Connection, request: Au
         }
         Err(Refusal::Told { reason, event }) => {
             tracing::info!(reason, "access refused");
+            let reason = refusal(&reason, &event.id);
             agent.reports.send(*event);
             // In the place of an answer: after a failure the client would write again, into a closed connection.
             connection.disconnect(DisconnectReason::NoMoreAuthMethods, &reason);

@@ -14,7 +14,8 @@ use crate::hub::Hub;
 const MAX_TYPES: usize = 64;
 
 pub(super) async fn list(hub: &Hub, _: &Caller, request: ListAuditRequest) -> Result<ListAuditReply, Fault> {
-    let ListAuditRequest { types, user, since_unix_ms, until_unix_ms, page_token, page_size, session_id } = request;
+    let ListAuditRequest { types, user, since_unix_ms, until_unix_ms, page_token, page_size, session_id, event_id } =
+        request;
     if types.len() > MAX_TYPES {
         return Err(Invalid::new("types", format!("more than {MAX_TYPES}")).into());
     }
@@ -25,6 +26,7 @@ pub(super) async fn list(hub: &Hub, _: &Caller, request: ListAuditRequest) -> Re
         since: moment(since_unix_ms)?,
         until: moment(until_unix_ms)?,
         session_id: some(session_id),
+        id: some(event_id),
     };
     let found = hub.store.audit_events(&filter, &page(page_token, page_size)).await?;
     Ok(ListAuditReply {

@@ -166,7 +166,7 @@ fn reported(hub: &Hub, caller: &Caller, node: Option<&str>, json: &[u8]) -> Resu
     let kind = kind.ok_or_else(|| refuse(format!("{:?} is not reported by agents and proxies", event.event_code)))?;
     let known = hub.event(kind);
     let mut event = Event {
-        id: known.id,
+        id: if name::is_uuid(&event.id) { event.id.clone() } else { known.id },
         timestamp: known.timestamp,
         cluster_name: known.cluster_name,
         event_type: known.event_type,

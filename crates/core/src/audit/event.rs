@@ -74,6 +74,11 @@ pub struct Event {
     pub details: BTreeMap<String, Value>,
 }
 
+/// What a refused user is told: why, and by which event the administrator finds the rest.
+pub fn refusal(reason: &str, event_id: &str) -> String {
+    format!("{reason} (reference {event_id})")
+}
+
 /// The columns projected from an event, by which it is searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {

@@ -7,5 +7,5 @@ pub mod chain;
 mod event;
 mod types;
 
-pub use event::{Columns, Event};
+pub use event::{Columns, Event, refusal};
 pub use types::{EventType, types_matching};

@@ -310,6 +310,14 @@ impl Denied {
         needed.into_iter().min_by_key(|needed| needed.reuse)
     }
 
+    /// Whether the node is none of the user's business: no role shows it, or one hides it. Such a node is answered like one that
+    /// does not exist. A lock is said all the same, since it stops the user everywhere.
+    pub fn hides_node(&self) -> bool {
+        let any = |wanted: fn(&Reason) -> bool| self.reasons.iter().any(wanted);
+        any(|r| matches!(r, Reason::DeniedNode { .. } | Reason::NodeNotAllowed))
+            && !any(|r| matches!(r, Reason::Locked { .. }))
+    }
+
     /// The audit event of this refusal: a lock counts most, then a missing second factor or a pinned address.
     pub fn event_type(&self) -> EventType {
         let any = |wanted: fn(&Reason) -> bool| self.reasons.iter().any(wanted);

@@ -113,7 +113,7 @@ fn routes() {
     let nodes = [node("1", "web"), node("2", "db"), node("3", "db"), node("4", "web.prod"), node("5", "api.other")];
     let found = |target: &str| match resolve(target, "prod", nodes) {
         Route::Found(node) => node.id.to_owned(),
-        Route::Ambiguous(ids) => ids.join("+"),
+        Route::Ambiguous(nodes) => nodes.iter().map(|node| node.id).collect::<Vec<_>>().join("+"),
         Route::NotFound => "-".into(),
     };
     for (target, wanted) in [

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mezite_core::audit::refusal;
 use mezite_core::rbac::{self, Denied, Permit, Proof, Question, Target};
 use mezite_core::route::{self, Candidate, Route};
 use mezite_core::text::escape_control;
@@ -35,15 +36,26 @@ pub(super) struct Jump {
 
 /// A node that was found, and what was decided about it.
 struct Decided {
-    node_id: String,
-    name: String,
+    node: Named,
     permit: Permit,
     revision: u64,
 }
 
+/// A node by name and id.
+#[derive(Clone)]
+struct Named {
+    name: String,
+    id: String,
+}
+
 /// Why a jump does not happen.
 enum Refused {
-    Denied { name: String, node_id: String, denied: Denied },
+    /// The decision about a node that the user may know of.
+    Denied(Named, Denied),
+    /// A node that no role shows to the user, or none at all: the user cannot tell which.
+    Unknown(Option<(Named, Denied)>),
+    /// A name that several nodes of the user's answer to.
+    Ambiguous(String),
     Unreachable(String),
 }
 
@@ -52,22 +64,21 @@ impl Jump {
     pub(super) async fn run(self, request: ChannelRequest) {
         let decided = match self.decide_now() {
             Ok(decided) => decided,
-            Err(Refused::Unreachable(reason)) => return request.reject(OpenFailure::ConnectFailed, &reason),
-            Err(Refused::Denied { name, node_id, denied }) => return self.deny(request, (&name, &node_id), &denied),
+            Err(refused) => return self.refuse(request, refused),
         };
         let dial_id = clock::uuid();
         let about = DialInfo {
             user: self.user.identity.user.clone(),
-            node_id: decided.node_id.clone(),
-            node_name: decided.name.clone(),
+            node_id: decided.node.id.clone(),
+            node_name: decided.node.name.clone(),
             client: self.peer,
         };
         let most = decided.permit.max_connections();
         let Some(live) = self.front.tunnels.track(&dial_id, about, most) else {
             let denied = Denied::too_many_connections(most.unwrap_or_default());
-            return self.deny(request, (&decided.name, &decided.node_id), &denied);
+            return self.refuse(request, Refused::Denied(decided.node, denied));
         };
-        match self.front.tunnels.dial(&decided.node_id, dial_id, self.grant(&decided)).await {
+        match self.front.tunnels.dial(&decided.node.id, dial_id, self.grant(&decided)).await {
             Ok(stream) => {
                 let channel = request.accept();
                 tokio::select! {
@@ -75,16 +86,33 @@ impl Jump {
                     () = self.cut(live) => {}
                 }
             }
-            Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", decided.name)),
+            Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", decided.node.name)),
         }
     }
 
-    fn deny(&self, request: ChannelRequest, node: (&str, &str), denied: &Denied) {
-        if let Ok(report) = self.reports.try_acquire() {
-            report.forget();
-            self.front.reporter.denied(&self.user.identity, self.peer, node, self.login.as_deref(), denied);
-        }
-        request.reject(OpenFailure::AdministrativelyProhibited, &denied.to_string());
+    /// Tells the client, and the audit log unless this connection has been told of often enough.
+    fn refuse(&self, request: ChannelRequest, refused: Refused) {
+        let (what, node, denied) = match refused {
+            Refused::Unreachable(reason) => return request.reject(OpenFailure::ConnectFailed, &reason),
+            Refused::Ambiguous(reason) => return request.reject(OpenFailure::AdministrativelyProhibited, &reason),
+            Refused::Denied(node, denied) => (denied.to_string(), node, Some(denied)),
+            Refused::Unknown(hidden) => {
+                let shown = self.shown();
+                let what = format!("access denied: no role of yours opens a node named {shown}; see `msh ls`");
+                match hidden {
+                    Some((node, denied)) => (what, node, Some(denied)),
+                    None => (what, Named { name: shown, id: String::new() }, None),
+                }
+            }
+        };
+        let Ok(report) = self.reports.try_acquire() else {
+            return request.reject(OpenFailure::AdministrativelyProhibited, &what);
+        };
+        report.forget();
+        let node = (node.name.as_str(), node.id.as_str());
+        let id =
+            self.front.reporter.denied(&self.user.identity, self.peer, node, self.login.as_deref(), denied.as_ref());
+        request.reject(OpenFailure::AdministrativelyProhibited, &refusal(&what, &id));
     }
 
     fn decide_now(&self) -> Result<Decided, Refused> {
@@ -92,33 +120,48 @@ impl Jump {
         self.decide(&view)
     }
 
-    fn decide(&self, view: &View) -> Result<Decided, Refused> {
+    /// The name asked for, fit to be said back.
+    fn shown(&self) -> String {
         let shown: String = self.target.chars().take(MAX_SHOWN).collect();
-        let shown = escape_control(&shown);
+        escape_control(&shown).into_owned()
+    }
+
+    fn decide(&self, view: &View) -> Result<Decided, Refused> {
         let nodes = view.nodes.iter().map(|(name, node)| Candidate { id: &node.node_id, name });
-        let found = match route::resolve(&self.target, &self.front.cluster_name, nodes) {
-            Route::Found(found) => found,
-            Route::NotFound => return Err(Refused::Unreachable(format!("no node is named {shown}; see `msh ls`"))),
-            Route::Ambiguous(ids) => {
-                let ids = ids.join(", ");
-                return Err(Refused::Unreachable(format!("{shown} means several nodes; name one by its id: {ids}")));
-            }
-        };
-        let labels = view.nodes.get(found.name).map(|node| &node.labels);
-        let unreachable = || Refused::Unreachable(format!("no node is named {shown}; see `msh ls`"));
+        match route::resolve(&self.target, &self.front.cluster_name, nodes) {
+            Route::Found(found) => self.decide_for(view, found),
+            Route::NotFound => Err(Refused::Unknown(None)),
+            Route::Ambiguous(nodes) => Err(self.ambiguous(view, &nodes)),
+        }
+    }
+
+    /// Only ids that the user may know of are shown.
+    fn ambiguous(&self, view: &View, nodes: &[Candidate<'_>]) -> Refused {
+        let known = |node: &&Candidate<'_>| !matches!(self.decide_for(view, **node), Err(Refused::Unknown(_)));
+        let ids: Vec<&str> = nodes.iter().filter(known).map(|node| node.id).collect();
+        if ids.is_empty() {
+            return Refused::Unknown(None);
+        }
+        let shown = self.shown();
+        Refused::Ambiguous(format!("{shown} means several nodes; name one by its id: {}", ids.join(", ")))
+    }
+
+    fn decide_for(&self, view: &View, node: Candidate<'_>) -> Result<Decided, Refused> {
+        let Some(listed) = view.nodes.get(node.name) else { return Err(Refused::Unknown(None)) };
         let question = Question {
             identity: &self.user.identity,
             roles: &view.roles,
-            target: Target { node_id: found.id, name: found.name, labels: labels.ok_or_else(unreachable)? },
+            target: Target { node_id: node.id, name: node.name, labels: &listed.labels },
             login: self.login.as_deref(),
             locks: &view.locks,
             proof: Proof::Nothing,
             now: clock::now(),
         };
-        let (name, node_id) = (found.name.to_owned(), found.id.to_owned());
+        let named = Named { name: node.name.to_owned(), id: node.id.to_owned() };
         match rbac::standing(&self.user.identity, &view.users).and_then(|()| rbac::check(&question)) {
-            Ok(permit) => Ok(Decided { node_id, name, permit, revision: view.revision }),
-            Err(denied) => Err(Refused::Denied { name, node_id, denied }),
+            Ok(permit) => Ok(Decided { node: named, permit, revision: view.revision }),
+            Err(denied) if denied.hides_node() => Err(Refused::Unknown(Some((named, denied)))),
+            Err(denied) => Err(Refused::Denied(named, denied)),
         }
     }
 

@@ -219,7 +219,7 @@ pub(crate) async fn audit(
         until_unix_ms: instant("to", &to)?,
         page_token: page,
         page_size: limit.unwrap_or(100).min(MAX_ROWS),
-        session_id: String::new(),
+        ..v1::ListAuditRequest::default()
     };
     let reply = web.auth.list_audit(caller.request(request)).await?.into_inner();
     Ok(Json(Audit { events: reply.events.iter().map(|e| parse(e)).collect(), next_page: reply.next_page_token }))

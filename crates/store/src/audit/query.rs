@@ -21,6 +21,8 @@ pub struct AuditFilter {
     pub until: Option<OffsetDateTime>,
     /// Only those of this session.
     pub session_id: Option<String>,
+    /// Only the one with this id.
+    pub id: Option<String>,
 }
 
 /// A record as it was stored.
@@ -49,6 +51,9 @@ impl Store {
         }
         if let Some(session_id) = &filter.session_id {
             query.push(" AND session_id <> '' AND session_id = ").push_bind(session_id);
+        }
+        if let Some(id) = &filter.id {
+            query.push(" AND id = ").push_bind(id);
         }
         if let Some(since) = filter.since {
             query.push(" AND created_at >= ").push_bind(when::millis(since));

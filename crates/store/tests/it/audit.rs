@@ -39,6 +39,7 @@ async fn events_are_found_newest_first() {
     assert_eq!(found(&fresh, AuditFilter { types: vec!["user.login".into()], ..all() }).await, [5, 3, 1]);
     assert_eq!(found(&fresh, AuditFilter { user: Some("bob".into()), ..all() }).await, [6, 5]);
     assert_eq!(found(&fresh, AuditFilter { session_id: Some("s3".into()), ..all() }).await, [4]);
+    assert_eq!(found(&fresh, AuditFilter { id: Some(event(2).id), ..all() }).await, [3]);
     let (since, until) = (Some(NOW + Duration::SECOND), Some(NOW + Duration::seconds(3)));
     assert_eq!(found(&fresh, AuditFilter { since, until, ..all() }).await, [3, 2]);
 
@@ -47,6 +48,16 @@ async fn events_are_found_newest_first() {
     let page = Page { token: listed.next.unwrap(), size: 4 };
     let rest = fresh.store.audit_events(&all(), &page).await.unwrap();
     assert_eq!((rest.items.len(), rest.next), (2, None));
+}
+
+/// A machine that gives its event the id of another's neither replaces nor suppresses either, nor fails those written with it.
+#[tokio::test]
+async fn an_id_that_is_taken_suppresses_nothing() {
+    let fresh = with_events(2).await;
+    fresh.store.audit(vec![event(0), event(0), event(2)]).await.unwrap();
+    assert_eq!(found(&fresh, AuditFilter::default()).await, [5, 4, 3, 2, 1]);
+    assert_eq!(found(&fresh, AuditFilter { id: Some(event(0).id), ..AuditFilter::default() }).await, [1]);
+    assert_eq!(bad(&fresh).await, None);
 }
 
 #[tokio::test]

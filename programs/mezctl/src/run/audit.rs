@@ -18,7 +18,7 @@ const PAGE: u32 = 1000;
 
 pub(super) async fn run(context: Context, command: Audit) -> Result<()> {
     match command {
-        Audit::Ls { types, user, since, until, session, limit } => {
+        Audit::Ls { types, user, since, until, session, id, limit } => {
             warn_of_unknown(&types);
             let request = v1::ListAuditRequest {
                 types,
@@ -28,6 +28,7 @@ pub(super) async fn run(context: Context, command: Audit) -> Result<()> {
                 page_token: String::new(),
                 page_size: PAGE,
                 session_id: session.unwrap_or_default(),
+                event_id: id.unwrap_or_default(),
             };
             list(context, request, limit.unwrap_or(usize::MAX)).await
         }
