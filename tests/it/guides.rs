@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::cluster::Cluster;
+use crate::os_user::OsUser;
 use crate::process::run;
 
 /// A fenced block: what stands behind the fence, and the text.
@@ -26,21 +27,29 @@ fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// `yaml NAME` writes a file, `sh` runs, `text` is what the last `sh` printed, perhaps among other lines.
+/// [`follow_as`] the administrator.
 #[track_caller]
 fn follow(guide: &str, cluster: &Cluster) {
+    follow_as(&cluster.mezctl_command(), guide, cluster, &[]);
+}
+
+/// `yaml NAME` and `conf NAME` write a file, `sh` runs with the environment of `who`, `text` is what the last `sh` printed,
+/// perhaps among other lines. `here` says what the names and places of the guide are called in this cluster.
+#[track_caller]
+fn follow_as(who: &Command, guide: &str, cluster: &Cluster, here: &[(&str, &str)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guides").join(guide);
     let dir = cluster.path("guide");
     fs::create_dir_all(&dir).unwrap();
     let mut printed = String::new();
     let mut ran = 0;
-    for (info, text) in blocks(&fs::read_to_string(path).unwrap()) {
+    let page = here.iter().fold(fs::read_to_string(path).unwrap(), |page, (there, here)| page.replace(there, here));
+    for (info, text) in blocks(&page) {
         match info.split_once(' ').unwrap_or((&info, "")) {
-            ("yaml", name) => fs::write(dir.join(name), text).unwrap(),
+            ("yaml" | "conf", name) => fs::write(dir.join(name), text).unwrap(),
             ("sh", _) => {
                 let mut shell = Command::new("/bin/sh");
                 shell.args(["-e", "-c", &text]).current_dir(&dir).env_clear();
-                shell.envs(cluster.mezctl_command().get_envs().filter_map(|(key, value)| Some((key, value?))));
+                shell.envs(who.get_envs().filter_map(|(key, value)| Some((key, value?))));
                 printed = run(shell, b"").ok();
                 ran += 1;
             }
@@ -69,4 +78,21 @@ fn the_commands_of_the_guide_to_roles_run() {
     assert_eq!((&answer["allowed"], &answer["reasons"][0]), (&false.into(), &"role web-ops denies this login".into()));
     let text = cluster.mezctl(&["access", "explain", "--user=alise", "--node=web-01"]).refused(3);
     assert!(text.contains("user alise does not exist; did you mean alice?"), "{text}");
+}
+
+#[test]
+fn the_commands_of_the_guide_to_openssh_run() {
+    let mut cluster = Cluster::start();
+    cluster.add_agent("web-01", &[]);
+    let os = OsUser::create();
+    let alice = cluster.user("alice", "access", &os.name);
+    let store = alice.store().display().to_string();
+    let port = alice.front_door().split_once(':').unwrap().1.to_owned();
+    let here = [
+        ("~/.mezite", store.as_str()),
+        ("mezite.example.com", "localhost"),
+        (":3023", &format!(":{port}")),
+        ("ubuntu", &os.name),
+    ];
+    follow_as(&alice.msh_command(&[]), "openssh.md", &cluster, &here);
 }

@@ -118,6 +118,8 @@ fn an_agent_that_is_killed_leaves_a_recording_that_says_so() {
     assert_eq!(recording["complete"], false, "{recording:#?}");
     let verdict = setup.cluster.mezctl(&["recordings", "verify", &id]).ok();
     assert!(verdict.contains("unchanged and lacks its end"), "{verdict}");
+    let played = setup.alice.msh(&["play", "--speed=1000", &id]);
+    assert!(played.stderr.contains("breaks off here"), "{played:?}");
     wait_for("the list to be true", || setup.cluster.live("alice").is_empty());
     assert_eq!(setup.alice.ssh(&[&setup.target(), "echo again"]).ok(), "again\n");
     assert_eq!(setup.cluster.audit("session.recording.damaged").len(), 1);

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use mezite_core::asciicast::{CastError, Data, Filter, Reader};
+use mezite_core::asciicast::{BREAKS_OFF, CastError, Data, Filter, Reader};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep_until};
 
@@ -32,6 +32,8 @@ pub struct Cast {
     pub size: (u16, u16),
     /// What is missing from it, in words.
     pub damage: Option<String>,
+    /// It is whole, but shorter than the session.
+    breaks_off: bool,
 }
 
 impl Cast {
@@ -43,7 +45,7 @@ impl Cast {
     pub fn read(source: impl BufRead, idle_limit: Option<Duration>) -> Result<Self> {
         let mut reader = Reader::new(source).map_err(|error| Error::Local(format!("cannot play: {error}")))?;
         let size = (reader.header().width, reader.header().height);
-        let mut cast = Self { events: Vec::new(), size, damage: None };
+        let mut cast = Self { events: Vec::new(), size, damage: None, breaks_off: false };
         let (mut last, mut cut) = (Duration::ZERO, Duration::ZERO);
         loop {
             let event = match reader.next_event() {
@@ -61,8 +63,10 @@ impl Cast {
             let pause = event.at.saturating_sub(last);
             cut += idle_limit.map_or(Duration::ZERO, |limit| pause.saturating_sub(limit));
             last = event.at;
-            if let Data::Output(text) = event.data {
-                cast.events.push((event.at.saturating_sub(cut), text));
+            match event.data {
+                Data::Output(text) => cast.events.push((event.at.saturating_sub(cut), text)),
+                Data::Marker(name) => cast.breaks_off |= name == BREAKS_OFF,
+                Data::Input(_) | Data::Resize { .. } => {}
             }
         }
     }
@@ -162,6 +166,9 @@ pub async fn play(cast: &Cast, options: Options) -> Result<()> {
     let left = if std::io::stdout().is_terminal() { show(position.finish()) } else { Ok(()) };
     drop(keyboard);
     played.and(left)?;
+    if cast.breaks_off {
+        eprintln!("msh: {BREAKS_OFF}");
+    }
     match &cast.damage {
         Some(damage) => Err(Error::Local(format!("the recording is damaged: {damage}"))),
         None if cast.events.is_empty() => {

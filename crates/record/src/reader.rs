@@ -1,7 +1,10 @@
 //! Plain asciicast v2 out of stored chunks, verified as it is read.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
+use mezite_core::asciicast::{BREAKS_OFF, Writer};
 
 use crate::chunk::{Chain, Chunk};
 use crate::seal::{Corrupt, Seal};
@@ -18,7 +21,8 @@ pub enum ReadError<E> {
 }
 
 /// The text of a recording, one piece for each chunk. Nothing of a bad chunk is given out, and whatever is wrong, a missing
-/// end included, is an error at its place. `seal` is absent only while the recording is being made.
+/// end included, is an error at its place. `seal` is absent only while the recording is being made; one that says that the
+/// recorder ended early puts the marker [`BREAKS_OFF`] at the end.
 pub fn cast<S, E>(
     session_id: &str,
     chunks: S,
@@ -37,11 +41,22 @@ where
             },
             Some(Err(error)) => Some((Err(ReadError::Source(error)), None)),
             None => {
-                let corrupt = chain.finish(&seal?).err()?;
-                Some((Err(corrupt.into()), None))
+                let seal = seal?;
+                match chain.finish(&seal) {
+                    Err(corrupt) => Some((Err(corrupt.into()), None)),
+                    Ok(()) if seal.complete => None,
+                    Ok(()) => Some((Ok(breaks_off(&seal)), None)),
+                }
             }
         }
     })
+}
+
+fn breaks_off(seal: &Seal) -> Bytes {
+    let mut line = Vec::new();
+    let end = Duration::from_millis(seal.duration_ms.try_into().unwrap_or_default());
+    Writer::marker(end, BREAKS_OFF, &mut line);
+    line.into()
 }
 
 #[cfg(test)]
@@ -72,6 +87,10 @@ mod tests {
         let mut chunks: Vec<_> = [b"one\n", b"two\n", b"six\n"].map(|text| chain.append(text).unwrap()).into();
         let seal = chain.seal(true, 0);
         assert_eq!(read(chunks.clone(), Some(seal)).await, (b"one\ntwo\nsix\n".to_vec(), None));
+
+        let early = chain.seal(false, 1500);
+        let marked = format!("one\ntwo\nsix\n[1.500, \"m\", \"{BREAKS_OFF}\"]\n");
+        assert_eq!(read(chunks.clone(), Some(early)).await, (marked.into_bytes(), None));
 
         let cut = chunks[..2].to_vec();
         let missing = Corrupt::Missing { first: 2, chunks: 3 };

@@ -17,6 +17,9 @@ pub use writer::Writer;
 /// Longest line that is read, in bytes. The writer cuts its events so that every line it writes is shorter.
 pub const MAX_LINE: usize = 1 << 20;
 
+/// The marker at the end of a recording that is shorter than its session.
+pub const BREAKS_OFF: &str = "the recording breaks off here: its recorder ended before the session did";
+
 /// First line of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {

@@ -44,6 +44,11 @@ impl Writer {
         line(at, "r", &format!("{width}x{height}"), to);
     }
 
+    /// Appends a named point.
+    pub fn marker(at: Duration, name: &str, to: &mut Vec<u8>) {
+        line(at, "m", name, to);
+    }
+
     /// Appends what is left of split characters. Nothing may be written after it.
     pub fn finish(mut self, at: Duration, to: &mut Vec<u8>) {
         for (carry, code) in [(&mut self.output, "o"), (&mut self.input, "i")] {
