@@ -30,6 +30,7 @@ use mezite_net::tls::{LiveRoots, PeerRole, Trust};
 use mezite_net::watch::Cluster;
 use mezite_proto::v1::auth_client::AuthClient;
 use mezite_record::{Spool, Uploader};
+use mezite_session::Starters;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,8 +53,7 @@ struct Agent {
     node_id: String,
     node_name: String,
     cluster_name: String,
-    /// The program that starts sessions.
-    starter: PathBuf,
+    starters: Arc<Starters>,
     identity: watch::Receiver<Arc<HostIdentity>>,
     cluster: Cluster,
     auth: AuthClient<Channel>,
@@ -99,6 +99,10 @@ pub async fn run(
     if !uid.is_root() {
         tracing::warn!(%uid, "mezd does not run as root: it can start sessions of its own user only");
     }
+    let starters = Arc::new(Starters::new(starter));
+    if let Err(error) = starters.prepare() {
+        tracing::error!(%error, "sessions cannot be started yet");
+    }
     let Some(member) = join_patiently(&config, &place, &stop).await? else { return Ok(()) };
     let Member { identity, tls: own_tls, roots, auth } = member;
     let trust = Trust::Roots(Arc::clone(&roots), Some(PeerRole::Proxy));
@@ -111,7 +115,7 @@ pub async fn run(
         node_id: first.host_id.clone(),
         node_name: config.node_name.clone(),
         cluster_name: first.cluster_name.clone(),
-        starter,
+        starters,
         identity: current,
         cluster: cluster.clone(),
         auth: auth.clone(),

@@ -1,27 +1,21 @@
 //! The agent's side: runs a starter and hands it the session's descriptors.
 
-use std::io::{self, IoSlice, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use crate::descriptors::send;
 use crate::pty;
 use crate::spec::{SPEC_MAX, SessionSpec};
+use crate::starters::{Starter, Starters};
 
 /// Bytes that a program may be ahead of the agent.
 const OUTPUT_PIPE: i32 = 256 * 1024;
 /// A starter that takes the spec slower than this is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// First argument of a program that is run as a starter.
-pub const STARTER_ARGUMENT: &str = "session-starter";
 
 /// A session's processes and descriptors, as the agent holds them. Every descriptor is non-blocking and closes on
 /// exec. Dropping `control` ends the session: the starter hangs up on it.
@@ -38,15 +32,15 @@ pub struct Running {
     pub stdout: Option<OwnedFd>,
     /// Read end of its standard error, without a pty.
     pub stderr: Option<OwnedFd>,
-    /// The starter. Wait for it once `control` is at its end; it follows at once.
-    pub starter: Child,
+    /// The starter, which ends when `control` does.
+    pub starter: Starter,
 }
 
-/// Starts `exe` with [`STARTER_ARGUMENT`] for `spec`. The program must call [`crate::run_starter`] before anything else.
+/// Starts a session for `spec`.
 ///
 /// Returns when the starter has taken the spec; whether there is a session is told on `control`. Blocks for some
 /// milliseconds, at most 10 s.
-pub fn spawn(spec: &SessionSpec, exe: &Path) -> io::Result<Running> {
+pub fn spawn(spec: &SessionSpec, starters: &Starters) -> io::Result<Running> {
     spec.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let line = spec.to_line();
     if line.len() > SPEC_MAX {
@@ -54,18 +48,11 @@ pub fn spawn(spec: &SessionSpec, exe: &Path) -> io::Result<Running> {
     }
     let (control, theirs) = UnixStream::pair()?;
     let ends = Ends::open(spec.pty.is_some())?;
-    let mut starter = Command::new(exe)
-        .arg(STARTER_ARGUMENT)
-        .env_clear()
-        .process_group(0)
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .spawn()?;
+    let starter = starters.fork(&theirs)?;
+    drop(theirs);
     let fds: Vec<BorrowedFd<'_>> = ends.theirs.iter().map(AsFd::as_fd).collect();
     if let Err(error) = hand_over(&control, &line, &fds) {
-        // Gone already is as good as killed.
-        let _ = starter.kill();
-        let _ = starter.wait();
+        starter.kill();
         return Err(error);
     }
     let Ends { pty_master, stdin, stdout, stderr, theirs: _ } = ends;
@@ -76,14 +63,7 @@ pub fn spawn(spec: &SessionSpec, exe: &Path) -> io::Result<Running> {
 /// Sends the line, and the descriptors with its first byte.
 fn hand_over(mut control: &UnixStream, line: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     control.set_write_timeout(Some(SEND_TIMEOUT))?;
-    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let sent = loop {
-        match sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(line)], &rights, MsgFlags::MSG_NOSIGNAL, None) {
-            Err(Errno::EINTR) => {}
-            other => break other?,
-        }
-    };
+    let sent = send(control, line, fds)?;
     control.write_all(line.get(sent..).unwrap_or_default())?;
     control.set_write_timeout(None)
 }

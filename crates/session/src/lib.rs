@@ -1,11 +1,11 @@
 //! The privileged starter of one session, and the lookup of OS users.
 //!
 //! The agent is multi-threaded and must not fork by itself: between `fork` and `exec` such a process may call next to
-//! nothing. It runs a *starter* instead, one small single-threaded process per session, from its own executable
-//! ([`spawn`] on the agent's side, [`run_starter`] inside). The starter looks the OS user up, forks the session's
+//! nothing. It runs a *zygote* instead, once and from its own executable ([`Starters`] on the agent's side, [`run_starter`]
+//! inside), a small single-threaded process that forks a *starter* for each session ([`spawn`]). The starter looks the OS user up, forks the session's
 //! leader, drops its privileges, waits for the agent's word to run it, reports how it ended, and can end all of it.
 //!
-//! The two speak over one socket pair, which is the starter's standard input: a [`SessionSpec`] with the session's
+//! Agent and starter speak over one socket pair, which the zygote hands on: a [`SessionSpec`] with the session's
 //! own descriptors (`SCM_RIGHTS`), then one JSON value a line, [`Control`] one way and [`Message`] the other.
 //!
 //! Invariants:
@@ -27,6 +27,7 @@ mod cgroup;
 mod child;
 mod choose;
 mod client;
+mod descriptors;
 mod env;
 mod getent;
 mod line;
@@ -38,11 +39,13 @@ mod pty;
 mod reap;
 mod spec;
 mod starter;
+mod starters;
 pub mod users;
+mod zygote;
 
 pub use account::{Refusal, may_log_in};
 pub use choose::choose_starter;
-pub use client::{Running, STARTER_ARGUMENT, spawn};
+pub use client::{Running, spawn};
 pub use env::accepted_env;
 pub use line::{DecodeError, Decoder};
 #[cfg(feature = "pam")]
@@ -52,6 +55,7 @@ pub use spec::{Command, Control, InvalidSpec, Message, Pty, SessionSpec};
 pub use starter::run_starter;
 #[cfg(feature = "pam")]
 pub use starter::run_starter_with_pam;
+pub use starters::{STARTER_ARGUMENT, Starter, Starters};
 
 #[cfg(all(feature = "pam", target_feature = "crt-static"))]
 compile_error!("a static program cannot load PAM: build mezd-session without +crt-static");

@@ -112,13 +112,18 @@ fn kill(me: i32, process: Process) {
     // Without pidfds (before Linux 5.3) it is killed when it has become our child.
     let Ok(handle) = pidfd(process.pid) else { return };
     if read_stat(process.pid).is_some_and(|current| current.start == process.start) {
-        let no_info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is open, and a null info is what kill(2) would send.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+        kill_by_handle(&handle);
     }
 }
 
-fn pidfd(pid: i32) -> nix::Result<OwnedFd> {
+/// Kills the process of a handle; gone already is as good as killed.
+pub(crate) fn kill_by_handle(handle: &OwnedFd) {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open, and a null info is what kill(2) would send.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+}
+
+pub(crate) fn pidfd(pid: i32) -> nix::Result<OwnedFd> {
     // SAFETY: the call takes two integers and touches no memory of ours.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;

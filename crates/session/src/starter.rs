@@ -1,71 +1,76 @@
 //! The starter itself: takes the spec, prepares, forks the leader, watches it.
-#![expect(unsafe_code, reason = "descriptors received over a socket, and fork")]
+#![expect(unsafe_code, reason = "fork and malloc_trim")]
 
-use std::fs::File;
-use std::io::{self, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, umask};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, dup2_stdin, fchown, fork, geteuid, ttyname};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, geteuid, ttyname};
 
 use crate::account::may_log_in;
 use crate::cgroup::Group;
 use crate::child::{self, Plan};
+use crate::descriptors::{self, FDS_MAX};
 use crate::line::Decoder;
 use crate::login::Login;
 use crate::monitor::Monitor;
 use crate::pty;
 use crate::spec::{Control, Message, Pty, SPEC_MAX, SessionSpec};
 use crate::users::{self, Account};
+use crate::zygote;
 
 /// The agent sends the spec at once.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
-/// A terminal, or three pipes.
-const FDS_MAX: usize = 3;
 /// Soft limit of open files that programs expect; the agent's own is higher.
 const NOFILE_SOFT: u64 = 1024;
 
-/// Runs the starter of one session; returns the exit code of the process. Standard input must be the socket pair
-/// that [`crate::spawn`] makes. Call it first in `main`, while the process has one thread, with nothing set up.
+/// Runs as the zygote, and in each of its forks as the starter of one session; returns the exit code of the process. Standard
+/// input must be the socket pair that [`crate::Starters`] makes. Call it first in `main`, while the process has one thread,
+/// with nothing set up.
 pub fn run_starter() -> i32 {
-    serve(|_, _, account| Ok((account, ())))
+    zygote::run(|control| serve(control, |_, _, account| Ok((account, ()))))
 }
 
 /// Like [`run_starter`], with the PAM stack of `service` ([`crate::pam_service`]) on top of the other checks. Without PAM on
 /// the machine every session is refused.
 #[cfg(feature = "pam")]
 pub fn run_starter_with_pam(service: &str) -> i32 {
-    serve(|spec, tty, _| {
-        let remote = spec.ssh_client.split(' ').next().filter(|address| !address.is_empty());
-        let opened = crate::pam::Session::open(service, &spec.login, tty, remote)?;
-        // A module may have changed the account.
-        Ok((admit(&spec.login)?, opened))
+    zygote::run(|control| {
+        serve(control, |spec, tty, _| {
+            let remote = spec.ssh_client.split(' ').next().filter(|address| !address.is_empty());
+            let opened = crate::pam::Session::open(service, &spec.login, tty, remote)?;
+            // A module may have changed the account.
+            Ok((admit(&spec.login)?, opened))
+        })
     })
 }
 
 /// `enter` is given the account that the files admit, and the terminal.
-fn serve<L: Login>(enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>) -> i32 {
-    match run(enter) {
+fn serve<L: Login>(
+    control: UnixStream,
+    enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>,
+) -> i32 {
+    match run(control, enter) {
         Ok(()) => 0,
         Err(error) => {
             // The agent's log is on the other end, if anything is.
-            let _ = writeln!(io::stderr(), "session starter failed, it is run by mezd only: {error}");
+            let _ = writeln!(io::stderr(), "a session starter failed: {error}");
             1
         }
     }
 }
 
 fn run<L: Login>(
+    control: UnixStream,
     enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>,
 ) -> io::Result<()> {
-    let control = isolate()?;
+    prepare()?;
     let mut controls = Decoder::controls();
     let (spec, stdio) = receive(&control, &mut controls)?;
     let (mut monitor, login, started) = match start(&spec, stdio, enter) {
@@ -84,35 +89,23 @@ fn run<L: Login>(
     told
 }
 
-/// Makes the process deaf to terminals and users, and returns the control socket under a number above 2.
-fn isolate() -> io::Result<UnixStream> {
-    nix::sys::prctl::set_dumpable(false)?;
-    // It is run by the path of a descriptor, which is no name for `ps`.
-    nix::sys::prctl::set_name(c"mezd-session")?;
+/// What a starter needs beside what the zygote has done.
+fn prepare() -> io::Result<()> {
     // A process whose parent dies becomes a child of the starter and not of init, so that none can hide.
     nix::sys::prctl::set_child_subreaper(true)?;
     umask(Mode::from_bits_truncate(0o022));
-    std::env::set_current_dir("/")?;
-    // The agent ends a session by the control socket; no stray signal may leave the leader unwatched.
-    for number in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGPIPE, Signal::SIGTSTP] {
-        // SAFETY: setting a disposition to "ignore" runs no code of ours.
-        unsafe { signal(number, SigHandler::SigIgn) }?;
-    }
     // Before PAM, which may set limits of its own.
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, NOFILE_SOFT.min(soft), hard);
     }
-    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // What this process runs must not hold the agent's socket.
-    dup2_stdin(&File::open("/dev/null")?)?;
-    Ok(control)
+    Ok(())
 }
 
 /// Reads the spec and the descriptors that came with it. What follows the spec goes into `controls`.
 fn receive(mut control: &UnixStream, controls: &mut Decoder<Control>) -> io::Result<(SessionSpec, Vec<OwnedFd>)> {
     control.set_read_timeout(Some(SPEC_TIMEOUT))?;
     let mut chunk = vec![0; 16 << 10];
-    let (count, fds) = receive_first(control, &mut chunk)?;
+    let (count, fds) = descriptors::receive(control, &mut chunk)?;
     let mut buffer = chunk.get(..count).unwrap_or_default().to_vec();
     let end = loop {
         if let Some(end) = buffer.iter().position(|&b| b == b'\n') {
@@ -132,25 +125,6 @@ fn receive(mut control: &UnixStream, controls: &mut Decoder<Control>) -> io::Res
     let (line, rest) = buffer.split_at(end);
     controls.push(rest.get(1..).unwrap_or_default());
     Ok((serde_json::from_slice(line)?, fds))
-}
-
-fn receive_first(control: &UnixStream, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
-    let mut slices = [IoSliceMut::new(chunk)];
-    let message = loop {
-        match recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Err(Errno::EINTR) => {}
-            other => break other?,
-        }
-    };
-    let mut fds = Vec::new();
-    for received in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = received {
-            // SAFETY: the kernel has just installed these descriptors for this process; each is taken once.
-            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    Ok((message.bytes, fds))
 }
 
 /// Everything up to a leader that waits for the word to go. An error is the reason for the user.

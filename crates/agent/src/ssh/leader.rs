@@ -2,11 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::Child;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mezite_session::{Control, Decoder, Message, Running, SessionSpec};
+use mezite_session::{Control, Decoder, Message, Running, SessionSpec, Starter, Starters};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
@@ -22,32 +21,6 @@ pub(super) struct Leader {
     pub(super) messages: Messages,
     pub(super) control: ControlWriter,
     pub(super) streams: Streams,
-    pub(super) starter: Starter,
-}
-
-/// The starter's process. It ends with its socket; when this is dropped, somebody takes its status then.
-#[derive(Debug)]
-pub(super) struct Starter(Option<Child>);
-
-impl Starter {
-    /// For one that hangs in a PAM module or a name service and does not look at its socket.
-    fn kill(&mut self) {
-        // Gone already is as good as killed.
-        let _ = self.0.as_mut().map(Child::kill);
-    }
-}
-
-impl Drop for Starter {
-    fn drop(&mut self) {
-        // Without a runtime the agent itself is ending.
-        if let (Some(mut starter), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn_blocking(move || {
-                if let Err(error) = starter.wait() {
-                    tracing::debug!(%error, "a session starter cannot be waited for");
-                }
-            });
-        }
-    }
 }
 
 /// Where the leader's bytes go in and out.
@@ -97,25 +70,25 @@ impl Leader {
     ///
     /// # Errors
     /// A sentence for the user: why the login is not possible on this node, or what failed.
-    pub(super) async fn spawn(starter: &Path, spec: SessionSpec) -> Result<Self, String> {
-        let exe = starter.to_path_buf();
-        let running = tokio::task::spawn_blocking(move || mezite_session::spawn(&spec, &exe));
+    pub(super) async fn spawn(starters: &Arc<Starters>, spec: SessionSpec) -> Result<Self, String> {
+        let starters = Arc::clone(starters);
+        let running = tokio::task::spawn_blocking(move || mezite_session::spawn(&spec, &starters));
         let running = running.await.map_err(io::Error::other).and_then(|spawned| spawned);
-        let mut leader = running.and_then(Self::new).map_err(|e| format!("the session cannot be started: {e}"))?;
+        let (mut leader, starter) =
+            running.and_then(Self::new).map_err(|e| format!("the session cannot be started: {e}"))?;
         match timeout(START_LIMIT, leader.messages.next()).await {
             Ok(Some(Message::Started { .. })) => Ok(leader),
             Ok(Some(Message::Denied { reason })) => Err(reason),
             Err(_) => {
-                leader.starter.kill();
+                starter.kill();
                 Err("the session did not start in 60 s; look at the node's PAM modules and name services".to_owned())
             }
             Ok(_) => Err("the session starter ended early; the agent's log may say why".to_owned()),
         }
     }
 
-    fn new(running: Running) -> io::Result<Self> {
+    fn new(running: Running) -> io::Result<(Self, Starter)> {
         let Running { control, pty_master, stdin, stdout, stderr, starter } = running;
-        let starter = Starter(Some(starter));
         let (read, write) = UnixStream::from_std(control)?.into_split();
         let streams = match (pty_master, stdin, stdout, stderr) {
             (Some(master), ..) => Streams::Terminal {
@@ -132,7 +105,7 @@ impl Leader {
             _ => return Err(io::Error::other("the session has neither a terminal nor pipes")),
         };
         let messages = Messages { socket: read, decoder: Decoder::messages() };
-        Ok(Self { messages, control: ControlWriter(write), streams, starter })
+        Ok((Self { messages, control: ControlWriter(write), streams }, starter))
     }
 
     /// Lets the leader run.
@@ -184,22 +157,4 @@ impl ControlWriter {
 /// Sets the size of a terminal; a terminal that is gone needs none.
 pub(super) fn resize(terminal: &OwnedFd, cols: u32, rows: u32, width_px: u32, height_px: u32) {
     let _ = mezite_session::resize(terminal.as_fd(), cols, rows, width_px, height_px);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_starter_that_is_let_go_leaves_no_zombie() {
-        let child = std::process::Command::new("true").spawn().expect("true");
-        let process = format!("/proc/{}", child.id());
-        drop(Starter(Some(child)));
-        let gone = async {
-            while Path::new(&process).exists() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(Duration::from_secs(60), gone).await.expect("gone");
-    }
 }

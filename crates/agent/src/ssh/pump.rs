@@ -100,7 +100,7 @@ pub(super) async fn run(
     writer: ChannelWriter,
     verdict: impl Future<Output = Verdict>,
 ) -> Ended {
-    let Leader { mut messages, mut control, streams, starter } = leader;
+    let Leader { mut messages, mut control, streams } = leader;
     let Rules { recording, idle } = rules;
     let activity = Activity::new();
     let tape = Tape { recorder: recorder.as_ref(), strict: is_strict(recording), activity: &activity };
@@ -115,7 +115,6 @@ pub(super) async fn run(
     drop(control);
     let _ = timeout(TERMINATE_TIMEOUT, messages.end()).await;
     drop(messages);
-    drop(starter);
     if let Some(recorder) = recorder
         && let Err(error) = recorder.finish().await
     {

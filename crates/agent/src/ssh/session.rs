@@ -129,7 +129,7 @@ impl Session {
             }
         };
         let spec = self.spec(command, prepared);
-        let (told, leader) = tokio::join!(self.tell_auth(), Leader::spawn(&self.admitted.agent.starter, spec));
+        let (told, leader) = tokio::join!(self.tell_auth(), Leader::spawn(&self.admitted.agent.starters, spec));
         let begun = match (told, leader) {
             (Ok(()), Ok(mut leader)) => leader.go().await.map(|()| leader),
             (Err(refused), _) => Err(refused),

@@ -20,7 +20,7 @@ fn terminate(user: &User, spec: &SessionSpec) {
     assert_eq!(session.message(), Some(Message::Signal { name: "KILL".into(), core: false }));
     assert_eq!(processes_of(user.uid), [0; 0]);
     assert_eq!(session.message(), None);
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_leader_that_heeds_the_hang_up_ends_by_it() {
     session.send(Control::Terminate);
     assert_eq!(session.message(), Some(Message::Exit { code: 3 }));
     assert_eq!(wait_for_file(user.home().join("saved")), "saved\n");
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_session_ends_with_its_agent() {
         wait_for_file(user.home().join("ready"));
         // What the kernel does for an agent that is killed.
         (session.control, session.master) = (None, None);
-        session.starter.wait().expect("starter");
+        session.gone();
         until("session gone", || (!alive(pid) && processes_of(user.uid).is_empty()).then_some(()));
         std::fs::remove_file(user.home().join("ready")).expect("remove");
     }
@@ -76,7 +76,7 @@ fn a_signal_reaches_the_command() {
     let last = session.message();
     // The whole group gets it, so the shell may also see its sleep end by it first.
     assert_eq!(last, Some(Message::Exit { code: 9 }));
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
@@ -93,8 +93,8 @@ fn a_session_ends_with_its_starter() {
     let mut session = user.exec("echo ready >ready; while :; do sleep 0.01; done");
     session.go();
     wait_for_file(user.home().join("ready"));
-    session.starter.kill().expect("kill");
-    session.starter.wait().expect("starter");
+    session.starter.kill();
+    session.gone();
     assert_eq!(session.message(), None);
     until("session gone", || processes_of(user.uid).is_empty().then_some(()));
 }

@@ -13,3 +13,5 @@ mod refusal;
 mod support;
 #[cfg(test)]
 mod terminal;
+#[cfg(test)]
+mod zygote;

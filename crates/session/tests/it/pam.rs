@@ -137,7 +137,7 @@ fn what_modules_say_greets_a_login_shell_and_nobody_else() {
         writeln!(master, "echo do''ne.; exit").expect("type");
         let seen = read_until(master, "done.");
         session.message().expect("end");
-        session.starter.wait().expect("starter");
+        session.gone();
         seen
     };
     assert!(seen(&shell).contains("be kind\r\nto the disks\r\n"));
@@ -173,7 +173,7 @@ fn a_session_is_opened_before_its_leader_and_closed_however_it_ends() {
         assert_eq!(noted(), begun);
         session.send(Control::Go);
         end(&mut session);
-        session.starter.wait().expect("starter");
+        session.gone();
         assert_eq!(noted(), format!("{begun}close_session {name} ssh 10.1.2.3\n"));
         std::fs::remove_file(&log).expect("remove");
     }
@@ -181,7 +181,7 @@ fn a_session_is_opened_before_its_leader_and_closed_however_it_ends() {
     let (_, tty) = session.started();
     assert!(noted().starts_with(&format!("account {name} {} 10.1.2.3\n", tty.expect("tty"))), "{}", noted());
     session.control = None;
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use mezite_session::Command;
+use mezite_session::{Command, Starters};
 
 use crate::support::{STARTER, Session, User, spec};
 
@@ -45,13 +45,13 @@ fn without_root_there_are_no_sessions_of_others() {
     session.go();
     assert!(crate::support::read_until(session.master.as_mut().expect("master"), &user.name).contains("/dev/pts/"));
     session.message().expect("end");
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
 fn a_spec_out_of_bounds_is_never_sent() {
     let mut wrong = spec("root", Command::Shell);
     wrong.env.push(("LD_PRELOAD".into(), "/tmp/x.so".into()));
-    let error = mezite_session::spawn(&wrong, std::path::Path::new(STARTER)).expect_err("refused");
+    let error = mezite_session::spawn(&wrong, &Starters::new(STARTER.into())).expect_err("refused");
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
 }

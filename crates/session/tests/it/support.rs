@@ -5,13 +5,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process};
+use std::process::Command as Process;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mezite_session::{Command, Control, Decoder, Message, Pty, Running, SessionSpec, spawn};
+use mezite_session::{Command, Control, Decoder, Message, Pty, Running, SessionSpec, Starter, Starters, spawn};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -96,7 +98,7 @@ pub(crate) fn pty(modes: Vec<(u8, u32)>) -> Pty {
 pub(crate) struct Session {
     pub(crate) control: Option<UnixStream>,
     decoder: Decoder<Message>,
-    pub(crate) starter: Child,
+    pub(crate) starter: Starter,
     pub(crate) stdin: Option<File>,
     pub(crate) stdout: Option<File>,
     pub(crate) stderr: Option<File>,
@@ -105,11 +107,16 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn start(spec: &SessionSpec) -> Self {
-        Self::start_with(spec, Path::new(STARTER))
+        static STARTERS: LazyLock<Starters> = LazyLock::new(|| Starters::new(STARTER.into()));
+        Self::of(spec, &STARTERS)
     }
 
     pub(crate) fn start_with(spec: &SessionSpec, exe: &Path) -> Self {
-        let Running { control, pty_master, stdin, stdout, stderr, starter } = spawn(spec, exe).expect("spawn");
+        Self::of(spec, &Starters::new(exe.to_owned()))
+    }
+
+    pub(crate) fn of(spec: &SessionSpec, starters: &Starters) -> Self {
+        let Running { control, pty_master, stdin, stdout, stderr, starter } = spawn(spec, starters).expect("spawn");
         control.set_nonblocking(false).expect("blocking");
         control.set_read_timeout(Some(LIMIT)).expect("timeout");
         let file = |fd: Option<OwnedFd>| {
@@ -146,6 +153,13 @@ impl Session {
         }
     }
 
+    /// Waits until the starter has ended.
+    pub(crate) fn gone(&self) {
+        let mut fds = [PollFd::new(self.starter.handle().expect("a handle of the process"), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(LIMIT).expect("limit");
+        assert_eq!(poll(&mut fds, limit).expect("poll"), 1, "the starter did not end");
+    }
+
     pub(crate) fn started(&mut self) -> (u32, Option<String>) {
         match self.message() {
             Some(Message::Started { pid, tty }) => (pid, tty),
@@ -156,7 +170,7 @@ impl Session {
     pub(crate) fn denied(mut self) -> String {
         let Some(Message::Denied { reason }) = self.message() else { panic!("not denied") };
         assert_eq!(self.message(), None);
-        assert!(self.starter.wait().expect("starter").success());
+        self.gone();
         reason
     }
 
@@ -179,7 +193,7 @@ impl Session {
         let (stdout, stderr) = (gather(self.stdout.take()), gather(self.stderr.take()));
         let last = self.message().expect("last message");
         assert_eq!(self.message(), None);
-        assert!(self.starter.wait().expect("starter").success());
+        self.gone();
         let text = |bytes: JoinHandle<Vec<u8>>| String::from_utf8(bytes.join().expect("reader")).expect("UTF-8");
         (last, text(stdout), text(stderr))
     }

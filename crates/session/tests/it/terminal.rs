@@ -45,7 +45,7 @@ fn a_login_shell_has_its_terminal() {
     assert_eq!(fds.matches(" -> ").count(), 3, "{fds}");
     writeln!(session.master.as_mut().expect("master"), "exit 5").expect("type");
     assert_eq!(session.message(), Some(Message::Exit { code: 5 }));
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn typing_the_interrupt_character_interrupts() {
     read_until(master, "got-it");
     writeln!(session.master.as_mut().expect("master"), "exit 0").expect("type");
     assert!(matches!(session.message(), Some(Message::Exit { .. })));
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn all_output_of_a_terminal_arrives() {
     assert_eq!(session.message(), Some(Message::Exit { code: 0 }));
     let out = String::from_utf8(out.join().expect("reader")).expect("UTF-8");
     assert!(out.lines().eq((1..=200_000).map(|n| n.to_string())));
-    session.starter.wait().expect("starter");
+    session.gone();
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_daemon_on_the_terminal_does_not_keep_the_session() {
     writeln!(session.master.as_mut().expect("master"), "exit 0").expect("type");
     assert_eq!(session.message(), Some(Message::Exit { code: 0 }));
     assert_eq!(session.message(), None);
-    session.starter.wait().expect("starter");
+    session.gone();
     assert_eq!(processes_of(user.uid).len(), 1);
 }
 
@@ -107,7 +107,7 @@ fn the_message_of_the_day_greets_unless_hushed() {
     for session in [&mut greeted, &mut hushed] {
         session.control = None;
         session.master = None;
-        session.starter.wait().expect("starter");
+        session.gone();
     }
     until("shells gone", || processes_of(user.uid).is_empty().then_some(()));
 }
