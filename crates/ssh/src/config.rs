@@ -16,12 +16,17 @@ pub const IDENT_PREFIX: &str = "SSH-2.0-Mezite_";
 /// The identification line sent to the peer, without CR LF.
 pub(crate) const IDENT: &str = concat!("SSH-2.0-Mezite_", env!("CARGO_PKG_VERSION"));
 
+/// A round trip up to which [`Limits::window`] is enough: 200 MB/s with 2 MiB. A larger one costs OpenSSH's client more than it
+/// gains, as that keeps as much as the window holds in one buffer.
+pub const SHORT_TRIP: Duration = Duration::from_millis(10);
+
 /// Bounds on what a peer may make this side do or hold. The defaults suit a server open to the internet.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Channels of one connection, counted from the open request until the application let go of them.
     pub channels: usize,
-    /// Receive window of a channel towards other implementations, in bytes.
+    /// Receive window of a channel towards other implementations, in bytes. Where the round trip is longer than
+    /// [`SHORT_TRIP`] it is larger in proportion, up to `window_own`.
     pub window: u32,
     /// Receive window of a channel towards this engine, in bytes.
     pub window_own: u32,
@@ -54,6 +59,16 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The receive window towards a peer that is this far away.
+    pub(crate) fn window_towards(&self, own_peer: bool, round_trip: Duration) -> u32 {
+        if own_peer {
+            return self.window_own;
+        }
+        let trips = round_trip.as_millis() / SHORT_TRIP.as_millis();
+        let window = u128::from(self.window).saturating_mul(trips.max(1));
+        u32::try_from(window).unwrap_or(u32::MAX).min(self.window_own.max(self.window))
+    }
+
     /// Bytes one connection may hold for what its peer sent or made it say, at most: every window full (and twice that,
     /// for the slack of growing buffers), requests, and messages waiting for the wire or for new keys.
     #[must_use]

@@ -74,6 +74,8 @@ pub struct Connection {
     login_deadline: Option<Instant>,
     keepalive: Option<Keepalive>,
     heard: Instant,
+    /// When the login was granted, until the client has said something after it (server only).
+    granted: Option<Instant>,
     probed: Instant,
     probes: u32,
     closed: Option<CloseReason>,
@@ -120,6 +122,7 @@ impl Connection {
             login_deadline: now.checked_add(grace),
             keepalive,
             heard: now,
+            granted: None,
             probed: now,
             probes: 0,
             closed: None,
@@ -134,6 +137,12 @@ impl Connection {
     /// Takes what can be understood of `input`; the rest stays there for the next call.
     pub fn receive(&mut self, input: &mut BytesMut, now: Instant) {
         let before = input.len();
+        // An upload can be no faster than a window for each round trip. The client goes on at once when it is let in.
+        if before > 0
+            && let Some(granted) = self.granted.take()
+        {
+            self.channels.set_round_trip(now.saturating_duration_since(granted));
+        }
         while self.reading() {
             match self.step(input, now) {
                 Ok(true) => {}
@@ -427,7 +436,9 @@ impl Connection {
         let Auth::Server(auth) = &mut self.auth else { return };
         let result = auth.reply(reply).and_then(|(step, user)| {
             self.server_step(step)?;
-            user.map_or(Ok(()), |user| self.logged_in(user))
+            let Some(user) = user else { return Ok(()) };
+            self.granted = Some(self.heard);
+            self.logged_in(user)
         });
         self.guard(result);
     }

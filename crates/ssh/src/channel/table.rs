@@ -1,6 +1,7 @@
 //! The channels of one connection, as the application sees them. What the peer sends is dealt with in `incoming`.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -115,6 +116,7 @@ pub(crate) struct Channels {
     pub(super) limits: Limits,
     /// Both ends run this engine.
     own_peer: bool,
+    round_trip: Duration,
     /// Authentication is over.
     active: bool,
     pub(super) channels: HashMap<ChannelId, Channel>,
@@ -165,6 +167,7 @@ impl Channels {
         Self {
             limits,
             own_peer: false,
+            round_trip: Duration::ZERO,
             active: false,
             channels: HashMap::new(),
             next_id: 0,
@@ -197,6 +200,16 @@ impl Channels {
             }
         }
         Ok(())
+    }
+
+    /// How far away the peer is, for the windows of channels from here on.
+    pub(crate) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     pub(super) fn is_own_peer(&self) -> bool {
@@ -311,7 +324,7 @@ impl Channels {
 
     /// Gives a channel its window: the more is granted already, the less.
     fn grant(&mut self, id: ChannelId) -> (u32, u32) {
-        let wanted = if self.own_peer { self.limits.window_own } else { self.limits.window };
+        let wanted = self.limits.window_towards(self.own_peer, self.round_trip);
         let share = self.limits.buffered.saturating_sub(self.granted) / 4;
         let window = wanted.min(share).max(MIN_WINDOW);
         let packet = self.max_packet().min(window);

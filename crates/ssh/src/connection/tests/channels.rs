@@ -78,6 +78,31 @@ fn length(item: &Inbound) -> usize {
     if let Inbound::Data(data) = item { data.len() } else { 0 }
 }
 
+/// An upload over 50 ms was held to 40 MB/s by the window that suits a local network.
+#[test]
+fn a_client_that_is_far_away_gets_a_larger_window() {
+    let limits = Limits::default();
+    let towards = |own, milliseconds| limits.window_towards(own, Duration::from_millis(milliseconds));
+    assert_eq!([0, 9, 19].map(|trip| towards(false, trip)), [2 << 20; 3]);
+    assert_eq!([30, 50, 1000].map(|trip| towards(false, trip)), [6 << 20, 8 << 20, 8 << 20]);
+    assert_eq!([0, 1000].map(|trip| towards(true, trip)), [8 << 20; 2]);
+
+    let mut pair = Pair::with(ClientSettings { pipelined: false, ..client_settings() }, server_config());
+    pair.run();
+    pair.let_in();
+    pair.collect();
+    pair.now += Duration::from_millis(50);
+    pair.run();
+    assert_eq!(pair.server.channels.round_trip(), Duration::ZERO, "nothing came yet");
+    pair.client.open(ChannelOpen::Session).unwrap();
+    pair.run();
+    assert_eq!(pair.server.channels.round_trip(), Duration::from_millis(50));
+    pair.now += Duration::from_millis(500);
+    pair.client.open(ChannelOpen::Session).unwrap();
+    pair.run();
+    assert_eq!(pair.server.channels.round_trip(), Duration::from_millis(50), "only the first answer is a round trip");
+}
+
 #[test]
 fn windows_shrink_as_channels_grow_in_number() {
     let mut pair = Pair::logged_in();
