@@ -37,5 +37,6 @@ mod recording;
 mod refusal;
 mod rest;
 mod restart;
+mod session_mfa;
 mod terminal;
 mod terminate;

@@ -4,7 +4,7 @@ use mezite_core::totp;
 use serde_json::Value;
 
 use crate::cluster::USER_PASSWORD;
-use crate::process::Client;
+use crate::process::{Client, wait_for};
 use crate::setup::Setup;
 use crate::user::User;
 
@@ -21,13 +21,28 @@ fn secret(uri: &str) -> Vec<u8> {
     bytes.collect()
 }
 
+fn seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 fn step() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    totp::step(since.as_secs())
+    totp::step(seconds())
 }
 
 /// Enrols `phone`: its secret, and the step whose code was used. The code of the next step is good for a while yet.
 fn enrol(user: &User) -> (Vec<u8>, u64) {
+    enrol_with(user, step)
+}
+
+/// Enrols with the code before the present one: the secret, and the present step, whose code and the next are unused.
+pub(crate) fn enrol_early(user: &User) -> (Vec<u8>, u64) {
+    // The step must not end while the code is on its way.
+    wait_for("the beginning of a step", || seconds() % totp::STEP < 20);
+    let (secret, used) = enrol_with(user, || step() - 1);
+    (secret, used + 1)
+}
+
+fn enrol_with(user: &User, step: impl FnOnce() -> u64) -> (Vec<u8>, u64) {
     let mut client = Client::start(user.msh_command(&["mfa", "add", "--type=totp", "--name=phone", "--format=json"]));
     client.expect("}\n");
     let shown: Value = serde_json::from_str(&client.out.text()).unwrap();
@@ -46,6 +61,10 @@ fn the_guide_works() {
         "--password-stdin --otp=\"$CODE\"",
         "mezctl users list-mfa alice",
         "mezctl users reset-totp alice",
+        "mezctl roles create --from-file=careful.yaml",
+        "mezctl users update alice --roles=careful",
+        "msh ssh --mfa-code=\"$CODE\" ubuntu@web-1 -- uptime",
+        "(ubuntu@web-1.mezite) MFA code:",
     ] {
         assert!(GUIDE.contains(command), "{command} is not in the guide");
     }
@@ -77,6 +96,33 @@ fn the_guide_works() {
     user.msh_with(&["mfa", "rm", "phone"], format!("{}\n", totp::code(&secret, step + 1)).as_bytes()).ok();
     login(&[], "").ok();
     assert_eq!(cluster.audit_of("user.mfa.added", &user.name).len(), 2);
+}
+
+#[test]
+fn the_role_of_the_guide_asks_for_a_code_and_a_password_is_changed_with_one() {
+    let setup = Setup::shared();
+    let (cluster, user) = (&setup.cluster, setup.somebody());
+    let yaml = GUIDE.split_once("```yaml careful.yaml\n").unwrap().1.split_once("```").unwrap().0;
+    cluster.mezctl_with(&["roles", "create", "--from-file=-"], yaml.as_bytes()).ok();
+    let (secret, step) = enrol_early(&user);
+    cluster.mezctl(&["users", "update", &user.name, "--roles=careful"]).ok();
+    user.try_login(&["--otp", &totp::code(&secret, step)], USER_PASSWORD).ok();
+    let uptime = |more: &[&str]| user.msh(&[&["ssh"], more, &[&setup.msh_target(), "--", "uptime"]].concat());
+    uptime(&[]).refused(255);
+    let code = totp::code(&secret, step + 1);
+    assert!(uptime(&[&format!("--mfa-code={code}")]).ok().contains("load average"));
+    uptime(&[]).ok();
+
+    let passwd = |more: &[&str], lines: &str| {
+        let lines = format!("{USER_PASSWORD}\nanother fine password\n{lines}");
+        user.msh_with(&[&["passwd", "--password-stdin"], more].concat(), lines.as_bytes())
+    };
+    passwd(&[], "").refused(6);
+    passwd(&["--otp", &code], "").refused(4);
+    wait_for("the next step", || self::step() > step);
+    passwd(&[], &format!("{}\n", totp::code(&secret, step + 2))).ok();
+    user.try_login(&[], "another fine password").refused(6);
+    uptime(&[]).refused(255);
 }
 
 #[test]

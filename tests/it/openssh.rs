@@ -103,7 +103,10 @@ fn dash_w_reaches_a_registered_node_and_nothing_else() {
     {
         let out = run(reach(elsewhere), b"");
         assert_eq!(out.code, 255, "{elsewhere}: {out:?}");
-        assert!(out.stdout.is_empty() && out.stderr.contains("no role of yours opens a node named"), "{elsewhere}: {out:?}");
+        assert!(
+            out.stdout.is_empty() && out.stderr.contains("no role of yours opens a node named"),
+            "{elsewhere}: {out:?}"
+        );
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Hub {
     pub(crate) events: Events,
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
+    /// Wrong codes at nodes.
+    pub(crate) session_codes: Throttle,
     pub(crate) presence: Presence,
     pub(crate) bursts: Bursts,
     /// Names that no node may take: those that clients dial proxies by.
@@ -54,6 +56,7 @@ impl Hub {
             passwords,
             stop,
             throttle: Throttle::default(),
+            session_codes: Throttle::default(),
             presence: Presence::default(),
             bursts: Bursts::default(),
             proxy_names: Mutex::default(),

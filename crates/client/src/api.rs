@@ -131,6 +131,8 @@ pub struct PasswordRequest<'a> {
     pub old_password: &'a str,
     /// The one to come.
     pub new_password: &'a str,
+    /// A code of a second factor; empty for none.
+    pub otp: &'a str,
 }
 
 /// `POST invite`.

@@ -21,6 +21,7 @@ pub mod error;
 pub mod home;
 pub mod http;
 pub mod login;
+pub mod mfa_prompt;
 pub mod passwd;
 pub mod player;
 pub mod profile;

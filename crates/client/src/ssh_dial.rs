@@ -21,6 +21,7 @@ use crate::api::Ping;
 use crate::error::{Error, Result, invalid};
 use crate::http::undialed;
 use crate::login::Hub;
+use crate::mfa_prompt::Codes;
 use crate::profile::{Profile, Store};
 use crate::trust::Trust;
 
@@ -133,14 +134,16 @@ impl Dialer {
         Ok((connection, channel.into_stream()))
     }
 
-    /// An SSH connection to the node itself, checked against its exact name, and the login there, which is on its way.
+    /// An SSH connection to the node itself, checked against its exact name, and the login there, which is on its way. `codes`
+    /// answers if the node asks for one.
     ///
     /// # Errors
     /// In the words of whoever refused.
-    pub async fn node<'a>(&'a self, target: &'a Target) -> Result<(NodeConnection, NodeLogin<'a>)> {
+    pub async fn node<'a>(&'a self, target: &'a Target, codes: Arc<Codes>) -> Result<(NodeConnection, NodeLogin<'a>)> {
         let (outer, stream) = self.channel(target).await?;
-        let (inner, login) = begin(stream, self.config(&target.login, &target.node));
-        let login = NodeLogin { login, outer: outer.clone(), dialer: self, target };
+        let config = ClientConfig { prompt: Some(codes.prompt(target)), ..self.config(&target.login, &target.node) };
+        let (inner, login) = begin(stream, config);
+        let login = NodeLogin { login, codes, outer: outer.clone(), dialer: self, target };
         Ok((NodeConnection { inner, outer }, login))
     }
 
@@ -191,6 +194,7 @@ impl Dialer {
 /// A login to a node on its way. What is asked of the node meanwhile goes along with it.
 pub struct NodeLogin<'a> {
     login: Login,
+    codes: Arc<Codes>,
     outer: Connection,
     dialer: &'a Dialer,
     target: &'a Target,
@@ -202,8 +206,12 @@ impl NodeLogin<'_> {
     /// # Errors
     /// In the words of whoever refused.
     pub async fn done(self) -> Result<()> {
-        let Self { login, outer, dialer, target } = self;
-        match login.done().await {
+        let Self { login, codes, outer, dialer, target } = self;
+        let done = login.done().await;
+        if let Some(failure) = codes.take_failure() {
+            return Err(failure);
+        }
+        match done {
             Ok(_) => Ok(()),
             Err(ConnectError::Closed(_)) if outer.close_reason().is_some() => Err(closed(&outer)),
             Err(error) => {

@@ -31,6 +31,7 @@ macro_rules! migrations {
 migrations! {
     1 "init" "001_init";
     2 "totp" "002_totp";
+    3 "session_mfa" "003_session_mfa";
 }
 
 /// One known schema version.

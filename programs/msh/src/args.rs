@@ -134,6 +134,9 @@ pub(crate) struct Ssh {
     /// Do not ask for a terminal
     #[arg(short = 'T')]
     pub(crate) no_terminal: bool,
+    /// Code of your authenticator, for a node that asks for one; without it the terminal is asked
+    #[arg(long, alias = "otp", value_name = "CODE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) mfa_code: Option<String>,
     /// Name of the node
     #[arg(value_name = "[OSUSER@]NODE")]
     pub(crate) target: String,
@@ -215,6 +218,9 @@ pub(crate) struct Passwd {
     /// Read the old and the new password from two lines of standard input
     #[arg(long)]
     pub(crate) password_stdin: bool,
+    /// Code of your authenticator, if you have one; without it the terminal is asked, or the line after the passwords
+    #[arg(long, alias = "mfa-code", value_name = "CODE")]
+    pub(crate) otp: Option<String>,
 }
 
 /// Redeem an invitation: choose the first password.
@@ -322,6 +328,7 @@ mod tests {
         assert_eq!(ssh("msh ssh web ls -l -- x").command, ["ls", "-l", "--", "x"]);
         assert_eq!(ssh("msh ssh web -- ls -- x").command, ["ls", "--", "x"]);
         assert_eq!(ssh("msh ssh -t web -- -x").command, ["-x"]);
+        assert_eq!(ssh("msh ssh --mfa-code=123456 web").mfa_code.as_deref(), Some("123456"));
     }
 
     #[test]

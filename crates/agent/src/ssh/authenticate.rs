@@ -1,78 +1,180 @@
-//! Authentication and the final decision.
+//! Authentication and the final decision: a certificate, and a code where the roles ask for one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mezite_core::audit::{Event as AuditEvent, EventType, refusal};
+use mezite_core::audit::{self, Event as AuditEvent, EventType};
 use mezite_core::identity::Identity;
-use mezite_core::rbac::{self, Denied, Permit, Proof, Question, Target};
+use mezite_core::rbac::{self, Denied, Factor, Permit, Proof, Question, Target};
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{
-    AuthMethod, AuthRequest, Connection, Credential, DisconnectReason, Event, Incoming, Method, OpenFailure,
+    AuthMethod, AuthRequest, Connection, Credential, DisconnectReason, Event, Incoming, Method, OpenFailure, Prompt,
 };
 use mezite_net::watch::View;
 use mezite_ssh::cert::{self, CertError, CertKind, Certificate, Policy};
 
 use crate::Agent;
+use crate::ssh::factor::{self, MAX_CODES, Outcome};
 use crate::ssh::{Admitted, Dial};
 
-/// Waits for a user certificate that is good for this node and login; `None` when the connection ended without one.
+/// What is said when a code is asked for again.
+const WRONG: &str = "the code is wrong or was used already; wait for the next one";
+
+/// Waits for a user certificate that is good for this node and login, and for a code if the roles ask for one; `None` when the
+/// connection ended without.
 pub(super) async fn run(
     agent: Arc<Agent>,
     dial: Dial,
     connection: &Connection,
     incoming: &mut Incoming,
 ) -> Option<Admitted> {
+    let mut door = Door { agent, dial, connection, codes: MAX_CODES, unanswered: None };
     let mut admitted = None;
     while let Some(event) = incoming.next().await {
         match event {
-            Event::Auth(request) => admitted = attempt(&agent, &dial, connection, request).or(admitted),
+            Event::Auth(request) => admitted = door.attempt(request).await.or(admitted),
             Event::Authenticated { user } => return admitted.filter(|a: &Admitted| a.login == user),
             Event::Channel(request) => request.reject(OpenFailure::AdministrativelyProhibited, "authenticate first"),
             Event::Global(request) => request.reply(None),
         }
     }
+    if let Some(event) = door.unanswered {
+        door.agent.reports.send(event);
+    }
     None
 }
 
-fn attempt(agent: &Arc<Agent>, dial: &Dial, connection: &Connection, request: AuthRequest) -> Option<Admitted> {
-    let (credential, signed) = match &request.method {
-        AuthMethod::PublicKeyQuery(credential) => (credential, false),
-        AuthMethod::PublicKey(credential) => (credential, true),
-        _ => {
+/// One connection that is not let in yet.
+struct Door<'a> {
+    agent: Arc<Agent>,
+    dial: Dial,
+    connection: &'a Connection,
+    /// How often a code may be asked for yet.
+    codes: u32,
+    /// The event of a visitor who was asked for a code and goes without giving one.
+    unanswered: Option<AuditEvent>,
+}
+
+impl Door<'_> {
+    async fn attempt(&mut self, request: AuthRequest) -> Option<Admitted> {
+        let (credential, signed) = match &request.method {
+            AuthMethod::PublicKeyQuery(credential) => (credential, false),
+            AuthMethod::PublicKey(credential) => (credential, true),
+            AuthMethod::KeyboardInteractive => {
+                self.challenge(request, "");
+                return None;
+            }
+            AuthMethod::KeyboardResponses(answers) => {
+                let code = answers.first().cloned().unwrap_or_default();
+                return self.look_at(request, &code).await;
+            }
+        };
+        let Credential::Certificate(certificate) = credential else {
             request.reject(&[Method::PublicKey]);
             return None;
+        };
+        match admit(&self.agent, &self.dial, certificate, &request.user, Proof::Nothing) {
+            Ok(admitted) => {
+                request.accept();
+                signed.then_some(admitted)
+            }
+            // Answered yes, so that a code is asked for, or the reason given, over a signature.
+            Err(Refusal::Unproven | Refusal::Told { .. }) if !signed => {
+                request.accept();
+                None
+            }
+            Err(Refusal::Unproven) => {
+                let certificate = certificate.clone();
+                self.second(request, &certificate, "").await
+            }
+            Err(refusal) => {
+                self.refuse(request, refusal);
+                None
+            }
         }
-    };
-    let Credential::Certificate(certificate) = credential else {
-        request.reject(&[Method::PublicKey]);
-        return None;
-    };
-    match admit(agent, dial, certificate, &request.user) {
-        Ok(admitted) => {
-            request.accept();
-            signed.then_some(admitted)
+    }
+
+    /// Asks for a code, if this connection has proven its certificate and was not asked too often.
+    fn challenge(&mut self, request: AuthRequest, instruction: &str) {
+        match self.codes.checked_sub(1) {
+            Some(left) if !request.proven.is_empty() => {
+                self.codes = left;
+                request.challenge("", instruction, vec![Prompt { text: "MFA code: ".to_owned(), echo: false }]);
+            }
+            _ => request.reject(&[]),
         }
-        Err(Refusal::Stranger(reason)) => {
-            tracing::info!(reason, "a certificate was refused");
-            request.reject(&[Method::PublicKey]);
-            None
-        }
-        // Answered yes, so that the reason is given over a signature.
-        Err(Refusal::Told { .. }) if !signed => {
-            request.accept();
-            None
-        }
-        Err(Refusal::Told { reason, event }) => {
-            tracing::info!(reason, "access refused");
-            let reason = refusal(&reason, &event.id);
-            agent.reports.send(*event);
-            // In the place of an answer: after a failure the client would write again, into a closed connection.
-            connection.disconnect(DisconnectReason::NoMoreAuthMethods, &reason);
+    }
+
+    async fn look_at(&mut self, request: AuthRequest, code: &str) -> Option<Admitted> {
+        let Some(Credential::Certificate(certificate)) = request.proven.last().cloned() else {
             request.reject(&[]);
-            None
+            return None;
+        };
+        self.unanswered = None;
+        // An empty code would ask whether one is needed.
+        let code = if code.is_empty() { "-" } else { code };
+        self.second(request, &certificate, code).await
+    }
+
+    /// Has Auth look at a code, or whether an earlier proof serves, and goes on as it answers. Auth writes what it refuses.
+    async fn second(&mut self, request: AuthRequest, certificate: &Certificate, code: &str) -> Option<Admitted> {
+        let login = request.user.clone();
+        let unproven = |why: &str| {
+            let kind = EventType::AccessDeniedMfa;
+            denial(&self.agent, &certificate.key_id, &login, source(&self.dial), why, kind)
+        };
+        match factor::prove(&self.agent, &self.dial, certificate, &login, code).await {
+            Outcome::Proven => {
+                // With what is known by now: the answer may have taken its time.
+                match admit(&self.agent, &self.dial, certificate, &login, Proof::Proven(Factor::Totp)) {
+                    Ok(admitted) => {
+                        request.accept();
+                        return Some(admitted);
+                    }
+                    Err(refusal) => self.refuse(request, refusal),
+                }
+            }
+            Outcome::CodeNeeded if code.is_empty() => {
+                self.unanswered = Some(unproven("a code was asked for and none was given"));
+                request.accept_partial(&[Method::KeyboardInteractive]);
+            }
+            Outcome::Wrong(_) if self.codes > 0 => self.challenge(request, WRONG),
+            Outcome::Wrong(reference) => {
+                let reason = format!("none of {MAX_CODES} codes was right; wait for the next one, and try again");
+                self.tell(request, &audit::refusal(&reason, &reference));
+            }
+            Outcome::CodeNeeded => request.reject(&[]),
+            Outcome::Refused(reason) => self.tell(request, &reason),
+            Outcome::Unasked(why) => {
+                let reason = format!("your second factor cannot be checked: {why}");
+                let event = Box::new(unproven(&reason));
+                self.refuse(request, Refusal::Told { reason, event });
+            }
         }
+        None
+    }
+
+    fn refuse(&self, request: AuthRequest, refusal: Refusal) {
+        match refusal {
+            Refusal::Stranger(reason) => {
+                tracing::info!(reason, "a certificate was refused");
+                request.reject(&[Method::PublicKey]);
+            }
+            Refusal::Unproven => request.reject(&[]),
+            Refusal::Told { reason, event } => {
+                let reason = audit::refusal(&reason, &event.id);
+                self.agent.reports.send(*event);
+                self.tell(request, &reason);
+            }
+        }
+    }
+
+    fn tell(&self, request: AuthRequest, reason: &str) {
+        tracing::info!(reason, "access refused");
+        // In the place of an answer: after a failure the client would write again, into a closed connection.
+        self.connection.disconnect(DisconnectReason::NoMoreAuthMethods, reason);
+        request.reject(&[]);
     }
 }
 
@@ -80,14 +182,21 @@ fn attempt(agent: &Arc<Agent>, dial: &Dial, connection: &Connection, request: Au
 enum Refusal {
     /// No certificate of this cluster: nothing is explained.
     Stranger(String),
+    /// All is well but for a second factor.
+    Unproven,
     /// A certificate of ours that is not good for this: its holder is told, and the refusal is an event.
     Told { reason: String, event: Box<AuditEvent> },
 }
 
-fn admit(agent: &Arc<Agent>, dial: &Dial, certificate: &Certificate, login: &str) -> Result<Admitted, Refusal> {
+fn admit(
+    agent: &Arc<Agent>,
+    dial: &Dial,
+    certificate: &Certificate,
+    login: &str,
+    proof: Proof,
+) -> Result<Admitted, Refusal> {
     let view = agent.cluster.current().map_err(|e| Refusal::Stranger(e.to_string()))?;
-    let peer: Option<SocketAddr> = dial.grant.client_addr.parse().ok();
-    let source = peer.map(|peer| peer.ip());
+    let source = source(dial);
     let policy = Policy {
         kind: CertKind::User,
         authorities: &view.trust.user_authorities,
@@ -123,8 +232,11 @@ fn admit(agent: &Arc<Agent>, dial: &Dial, certificate: &Certificate, login: &str
             EventType::AccessDenied,
         ));
     }
-    let permit = decide(agent, &view, &identity, login).map_err(|refused| {
+    let permit = decide(agent, &view, &identity, login, proof).map_err(|refused| {
         let NotAllowed::Denied(denied) = refused else { return Refusal::Stranger(refused.to_string()) };
+        if denied.needs().is_some() {
+            return Refusal::Unproven;
+        }
         let mut event = denial(agent, &identity.user, login, source, &denied.to_string(), denied.event_type());
         event.user_roles.clone_from(&identity.roles);
         if let Ok(reasons) = serde_json::to_value(&denied) {
@@ -137,9 +249,15 @@ fn admit(agent: &Arc<Agent>, dial: &Dial, certificate: &Certificate, login: &str
         dial: dial.clone(),
         identity,
         login: login.to_owned(),
+        proof,
         valid_before: certificate.valid_before,
         permit: permit.narrowed(dial.grant.port_forwarding),
     })
+}
+
+/// Where the visitor comes from, as the proxy saw it.
+pub(super) fn source(dial: &Dial) -> Option<IpAddr> {
+    dial.grant.client_addr.parse().ok().map(|peer: SocketAddr| peer.ip())
 }
 
 fn identity(agent: &Agent, certificate: &Certificate) -> Result<Identity, String> {
@@ -164,8 +282,14 @@ pub(super) enum NotAllowed {
 }
 
 /// The decision, with roles, locks and labels of the agent's own view.
-pub(super) fn decide(agent: &Agent, view: &View, identity: &Identity, login: &str) -> Result<Permit, NotAllowed> {
-    decide_for((&agent.node_id, &agent.node_name), view, identity, login)
+pub(super) fn decide(
+    agent: &Agent,
+    view: &View,
+    identity: &Identity,
+    login: &str,
+    proof: Proof,
+) -> Result<Permit, NotAllowed> {
+    decide_for((&agent.node_id, &agent.node_name), view, identity, login, proof)
 }
 
 fn decide_for(
@@ -173,6 +297,7 @@ fn decide_for(
     view: &View,
     identity: &Identity,
     login: &str,
+    proof: Proof,
 ) -> Result<Permit, NotAllowed> {
     let node = view.nodes.get(name).filter(|node| node.node_id == node_id);
     let labels = &node.ok_or(NotAllowed::Unlisted)?.labels;
@@ -183,7 +308,7 @@ fn decide_for(
         target: Target { node_id, name, labels },
         login: Some(login),
         locks: &view.locks,
-        proof: Proof::Nothing,
+        proof,
         now: clock::now(),
     })?;
     Ok(permit)
@@ -192,8 +317,7 @@ fn decide_for(
 /// Tells Auth of a forward that begins: without a session on the connection nothing else would.
 pub(super) fn report_forward(admitted: &Admitted, target: &str) {
     let Admitted { agent, identity, login, dial, .. } = admitted;
-    let source = dial.grant.client_addr.parse::<SocketAddr>().ok().map(|peer| peer.ip());
-    let mut event = denial(agent, &identity.user, login, source, "", EventType::SessionPortForward);
+    let mut event = denial(agent, &identity.user, login, source(dial), "", EventType::SessionPortForward);
     event.user_roles.clone_from(&identity.roles);
     event.success = true;
     agent.reports.send(event.detail("target", target));
@@ -215,7 +339,7 @@ fn denial(agent: &Agent, user: &str, login: &str, source: Option<IpAddr>, reason
 #[cfg(test)]
 mod tests {
     use mezite_core::kind::NodeSpec;
-    use mezite_core::kind::role::built_in;
+    use mezite_core::kind::role::{SessionMfa, built_in};
     use mezite_core::lock::Lock;
     use mezite_core::rbac::{Standing, Users};
 
@@ -241,7 +365,7 @@ mod tests {
             nodes: Arc::new([(text("web-1"), node)].into()),
             ..View::default()
         };
-        let decide = |view: &View, login| decide_for(("n1", "web-1"), view, &identity, login).map(drop);
+        let decide = |view: &View, login| decide_for(("n1", "web-1"), view, &identity, login, Proof::Nothing).map(drop);
         decide(&view, "ubuntu").unwrap();
         assert!(decide(&view, "root").is_err(), "a login that no role allows");
         let lock = Lock::from_stored("l", &serde_json::json!({ "target_type": "user", "target": "alice" }));
@@ -254,5 +378,12 @@ mod tests {
         for (why, view) in refused {
             assert!(decide(&view, "ubuntu").is_err(), "{why}");
         }
+        // A factor is asked for here, whatever the proxy thought of it.
+        let mut strict = built_in("access").unwrap();
+        strict.options.require_session_mfa = Some(SessionMfa::Totp);
+        let view = View { roles: Arc::new([(text("access"), strict)].into()), ..view };
+        let Err(NotAllowed::Denied(denied)) = decide(&view, "ubuntu") else { panic!("let in without a factor") };
+        assert_eq!(denied.needs().map(|needed| needed.factor), Some(Factor::Totp));
+        decide_for(("n1", "web-1"), &view, &identity, "ubuntu", Proof::Proven(Factor::Totp)).unwrap();
     }
 }

@@ -5,6 +5,7 @@
 
 mod authenticate;
 mod command;
+mod factor;
 mod forward;
 mod idle;
 mod leader;
@@ -13,9 +14,10 @@ mod session;
 mod verdict;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mezite_core::identity::Identity;
-use mezite_core::rbac::Permit;
+use mezite_core::rbac::{Permit, Proof};
 use mezite_net::ssh::{ChannelOpen, Connection, DisconnectReason, Event, Incoming, OpenFailure};
 use mezite_net::tunnel::TunnelStream;
 use mezite_proto::v1;
@@ -30,6 +32,9 @@ use crate::tunnel::{ControlSender, up};
 const MAX_SESSIONS: usize = 64;
 /// Forwarded channels of one connection.
 const MAX_FORWARDS: usize = 128;
+
+/// Time to log in: somebody whom the proxy let in may have to find a telephone first.
+const LOGIN_GRACE: Duration = Duration::from_secs(120);
 
 /// How this connection came here.
 #[derive(Debug, Clone)]
@@ -53,6 +58,8 @@ pub(crate) struct Admitted {
     pub(crate) identity: Identity,
     /// As which OS user.
     pub(crate) login: String,
+    /// The second factor that was shown; it holds for the connection.
+    pub(crate) proof: Proof,
     /// End of the certificate, unix seconds.
     pub(crate) valid_before: u64,
     /// What was decided when it came.
@@ -66,7 +73,8 @@ const MAX_REPORTS: u32 = 128;
 pub(crate) async fn serve(agent: Arc<Agent>, stream: TunnelStream, dial: Dial) {
     let identity = Arc::clone(&agent.identity.borrow());
     let key = HostKey { key: Arc::clone(&identity.keys.ssh), certificate: Some(Arc::clone(&identity.ssh_certificate)) };
-    let (connection, mut incoming) = mezite_net::ssh::accept(stream, Arc::new(ServerConfig::new(vec![key]))).await;
+    let config = ServerConfig { login_grace: LOGIN_GRACE, ..ServerConfig::new(vec![key]) };
+    let (connection, mut incoming) = mezite_net::ssh::accept(stream, Arc::new(config)).await;
     let Some(admitted) = authenticate::run(agent, dial, &connection, &mut incoming).await else { return };
     run(Arc::new(admitted), connection, incoming).await;
 }

@@ -64,7 +64,7 @@ impl Admitted {
     /// Why the answer is no.
     pub(super) fn decide_again(&self, is_session: bool) -> Result<(), String> {
         let Some(view) = self.agent.cluster.last() else { return Ok(()) };
-        let permit = authenticate::decide(&self.agent, &view, &self.identity, &self.login)
+        let permit = authenticate::decide(&self.agent, &view, &self.identity, &self.login, self.proof)
             .map_err(|refused| refused.to_string())?;
         if is_session || permit.port_forwarding() { Ok(()) } else { Err("no role allows port forwarding".to_owned()) }
     }

@@ -48,6 +48,10 @@ impl Proof {
         &self.device.name
     }
 
+    pub(crate) fn device_id(&self) -> &str {
+        &self.device.id
+    }
+
     /// Uses the code up; the answer is whether it was unused.
     pub(crate) async fn spend(&self, tx: &mut Tx) -> Result<bool, Fault> {
         tx.use_mfa_step(&self.device.id, self.step).await

@@ -2,6 +2,7 @@
 
 pub(crate) mod mfa;
 pub(crate) mod password;
+pub(crate) mod session_mfa;
 pub(crate) mod throttle;
 
 use std::net::IpAddr;
@@ -158,37 +159,67 @@ async fn check(
     }
 }
 
-/// Changes the caller's password and ends the user's other sessions.
+/// Changes the caller's password and ends the user's other sessions. Whoever has a second factor shows a code of it.
 ///
 /// # Errors
-/// [`Fault::Denied`] when the old password is wrong, [`Fault::Invalid`] when the new one may not be set.
+/// [`Fault::Denied`] when the old password or the code is wrong, [`Fault::MfaNeeded`] when only the code is missing,
+/// [`Fault::Invalid`] when the new password may not be set.
 pub(crate) async fn change_password(
     hub: &Hub,
     caller: &Caller,
-    old: Zeroizing<String>,
+    Credentials { password: old, otp, .. }: Credentials<'_>,
     new: Zeroizing<String>,
 ) -> Result<(), Fault> {
     let user = caller.user()?;
     password::check(&new)?;
     admit(hub, &user.name, caller.client_ip).await?;
     let old_hash = hub.store.password_hash(&user.name).await?;
-    if !hub.passwords.verify(old, old_hash.clone()).await? {
-        let mut event = caller.sign(hub.event(EventType::UserLoginFailed)).detail("method", "password change");
-        event.error_message = "the old password is wrong".into();
-        hub.store.audit(vec![event]).await?;
-        return Err(Fault::Denied("the old password is wrong".into()));
-    }
-    hub.throttle.succeeded(&user.name, caller.client_ip, Instant::now());
+    let matches = hub.passwords.verify(old, old_hash.clone()).await?;
+    let proof = match (matches, mfa::look(hub, &user.name, otp).await?) {
+        (false, _) => return Err(refuse_change(hub, caller, Refusal::Wrong("the old password is wrong"), otp).await?),
+        (true, mfa::Factor::Wrong) => {
+            return Err(refuse_change(hub, caller, Refusal::Wrong("the code is wrong"), otp).await?);
+        }
+        (true, mfa::Factor::Missing) => return Err(refuse_change(hub, caller, Refusal::NoCode, otp).await?),
+        (true, mfa::Factor::Absent) => None,
+        (true, mfa::Factor::Right(proof)) => Some(proof),
+    };
     let hash = hub.passwords.hash(new).await?;
     let mut tx = hub.store.begin(clock::now()).await?;
     if !tx.is_password_hash(&user.name, &old_hash.unwrap_or_default()).await? {
         return Err(Fault::Denied("the password was changed meanwhile; log in again".into()));
     }
+    if let Some(proof) = &proof
+        && !proof.spend(&mut tx).await?
+    {
+        drop(tx);
+        return Err(refuse_change(hub, caller, Refusal::Wrong("the code was used already"), otp).await?);
+    }
     tx.set_password_hash(&user.name, &hash).await?;
     tx.revoke_logins(&user.name, Some(&user.token)).await?;
+    tx.end_mfa_proofs(&user.name).await?;
     let event = hub.event(EventType::UserPasswordChanged).resource("user", &user.name);
     tx.audit(&caller.sign(event)).await?;
-    tx.commit().await
+    tx.commit().await?;
+    hub.throttle.succeeded(&user.name, caller.client_ip, Instant::now());
+    if proof.is_some() {
+        // The attempt that was answered by asking for the code.
+        hub.throttle.succeeded(&user.name, caller.client_ip, Instant::now());
+    }
+    Ok(())
+}
+
+/// Writes why a password is not changed; the answer for the caller, which depends on what was sent only.
+async fn refuse_change(hub: &Hub, caller: &Caller, refusal: Refusal, otp: &str) -> Result<Fault, Fault> {
+    let mut event = caller.sign(hub.event(EventType::UserLoginFailed)).detail("method", "password change");
+    let (reason, fault) = match refusal {
+        Refusal::NoCode => ("the old password is right, a code is missing", mfa::needed()),
+        Refusal::Wrong(reason) if otp.is_empty() => (reason, Fault::Denied("the old password is wrong".into())),
+        Refusal::Wrong(reason) => (reason, Fault::Denied("the old password or the code is wrong".into())),
+    };
+    event.error_message = reason.into();
+    hub.store.audit(vec![event]).await?;
+    Ok(fault)
 }
 
 /// Sets the first password of whoever holds the invite.
@@ -217,6 +248,7 @@ pub(crate) async fn redeem_invite(
     let username = tx.use_invite(token).await?.ok_or_else(refused)?;
     tx.set_password_hash(&username, &hash).await?;
     tx.revoke_logins(&username, None).await?;
+    tx.end_mfa_proofs(&username).await?;
     let event = hub.event(EventType::UserPasswordChanged).user(&username, &[]).resource("user", &username);
     let mut event = event.detail("method", "invite");
     event.client_ip = caller.client_ip.to_string();

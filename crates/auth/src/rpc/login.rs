@@ -46,6 +46,7 @@ pub(super) async fn logout(hub: &Hub, caller: &Caller, _: LogoutRequest) -> Resu
     let user = caller.user()?;
     let mut tx = hub.store.begin(clock::now()).await?;
     tx.revoke_login(&user.token).await?;
+    tx.end_mfa_proofs(&user.name).await?;
     tx.audit(&caller.sign(hub.event(EventType::UserLogout))).await?;
     tx.commit().await?;
     Ok(LogoutReply {})
@@ -89,7 +90,9 @@ pub(super) async fn change_password(
     caller: &Caller,
     request: ChangePasswordRequest,
 ) -> Result<ChangePasswordReply, Fault> {
-    let ChangePasswordRequest { old_password, new_password } = request;
-    login::change_password(hub, caller, Zeroizing::new(old_password), Zeroizing::new(new_password)).await?;
+    let ChangePasswordRequest { old_password, new_password, otp } = request;
+    let username = &caller.user()?.name;
+    let credentials = login::Credentials { username, password: Zeroizing::new(old_password), otp: &otp };
+    login::change_password(hub, caller, credentials, Zeroizing::new(new_password)).await?;
     Ok(ChangePasswordReply {})
 }

@@ -11,7 +11,7 @@ use mezite_store::MfaDevice;
 use super::authorize;
 use crate::caller::Caller;
 use crate::hub::Hub;
-use crate::login::mfa;
+use crate::login::{mfa, session_mfa};
 
 pub(super) async fn begin(hub: &Hub, caller: &Caller, request: BeginMfaRequest) -> Result<BeginMfaReply, Fault> {
     let (id, uri) = mfa::begin(hub, caller, (&request.r#type, &request.name), &request.otp).await?;
@@ -37,6 +37,14 @@ pub(super) async fn list(hub: &Hub, caller: &Caller, request: ListMfaRequest) ->
 pub(super) async fn remove(hub: &Hub, caller: &Caller, request: RemoveMfaRequest) -> Result<RemoveMfaReply, Fault> {
     mfa::remove(hub, caller, &request.name, &request.otp).await?;
     Ok(RemoveMfaReply {})
+}
+
+pub(super) async fn prove_session(
+    hub: &Hub,
+    caller: &Caller,
+    request: ProveSessionMfaRequest,
+) -> Result<ProveSessionMfaReply, Fault> {
+    session_mfa::prove(hub, caller, request).await
 }
 
 /// Takes all factors of a user away, for whoever lost the authenticator: the next login asks for the password only.

@@ -81,6 +81,7 @@ service! {
     finish_mfa(FinishMfaRequest) -> FinishMfaReply { mfa::finish }
     list_mfa(ListMfaRequest) -> ListMfaReply { mfa::list }
     remove_mfa(RemoveMfaRequest) -> RemoveMfaReply { mfa::remove }
+    prove_session_mfa(ProveSessionMfaRequest) -> ProveSessionMfaReply { mfa::prove_session }
     reset_mfa(ResetMfaRequest) -> ResetMfaReply { mfa::reset }
     generate_host_certs(GenerateHostCertsRequest) -> GenerateHostCertsReply { hosts::generate_host_certs }
     register_agent(RegisterAgentRequest) -> RegisterAgentReply { machines::register_agent }

@@ -34,6 +34,7 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
     ("FinishMfa", Allowed::User),
     ("ListMfa", Allowed::User),
     ("RemoveMfa", Allowed::User),
+    ("ProveSessionMfa", Allowed::Agent),
     // A join token inside, or the certificate that is to be renewed.
     ("GenerateHostCerts", Allowed::Anybody),
     ("RegisterAgent", Allowed::Agent),

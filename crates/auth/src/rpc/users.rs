@@ -57,6 +57,7 @@ pub(super) async fn reset_password(
         }
     };
     tx.revoke_logins(&name, Some(&caller.user()?.token)).await?;
+    tx.end_mfa_proofs(&name).await?;
     let event = hub.event(EventType::UserPasswordChanged).resource("user", &name).detail("method", "reset");
     tx.audit(&caller.sign(event.detail("invited", invite.is_some()))).await?;
     tx.commit().await?;

@@ -134,7 +134,11 @@ async fn a_session_survives_a_restart_and_ends_with_logout_lock_and_password() {
     assert_eq!((me.username.as_str(), me.admin), ("alice", false));
 
     let mut other = cluster.user("alice").await;
-    let change = |old: &str, new: &str| ChangePasswordRequest { old_password: old.into(), new_password: new.into() };
+    let change = |old: &str, new: &str| ChangePasswordRequest {
+        old_password: old.into(),
+        new_password: new.into(),
+        otp: String::new(),
+    };
     for (old, new) in [("wrong password", "another password"), (PASSWORD, "short"), (PASSWORD, &"x".repeat(73))] {
         alice.client.change_password(alice.with(change(old, new))).await.unwrap_err();
     }
@@ -246,7 +250,7 @@ async fn no_change_of_the_old_password_overtakes_its_reset() {
         let token = cluster.login("alice", &known).await.unwrap().session_id;
         let thief = Caller { client: cluster.nobody(), token: Some(token) };
         let stolen = "the password of the thief";
-        let change = ChangePasswordRequest { old_password: known, new_password: stolen.into() };
+        let change = ChangePasswordRequest { old_password: known, new_password: stolen.into(), otp: String::new() };
         let (mut by_thief, mut by_admin) = (thief.client.clone(), admin.client.clone());
         let (_, done) = tokio::join!(
             by_thief.change_password(thief.with(change)),

@@ -8,6 +8,7 @@ mod mfa;
 mod objects;
 mod policy;
 mod recordings;
+mod session_mfa;
 mod sessions;
 mod start;
 mod watch;

@@ -6,7 +6,7 @@ use crate::cluster::{Caller, Cluster, PASSWORD};
 use crate::sessions::events;
 
 /// The secret in the address that authenticators read.
-fn secret(uri: &str) -> Vec<u8> {
+pub(crate) fn secret(uri: &str) -> Vec<u8> {
     let text = uri.split_once("secret=").unwrap().1.split('&').next().unwrap();
     let values = text.bytes().map(|c| u64::from(if c >= b'A' { c - b'A' } else { c - b'2' + 26 }));
     let bits: Vec<u64> = values.collect();
@@ -17,21 +17,21 @@ fn secret(uri: &str) -> Vec<u8> {
     bytes.collect()
 }
 
-fn now_step() -> u64 {
+pub(crate) fn now_step() -> u64 {
     totp::step(mezite_net::clock::now_unix())
 }
 
-async fn begin(user: &mut Caller, name: &str, otp: &str) -> Result<BeginMfaReply, tonic::Status> {
+pub(crate) async fn begin(user: &mut Caller, name: &str, otp: &str) -> Result<BeginMfaReply, tonic::Status> {
     let request = BeginMfaRequest { r#type: "totp".into(), name: name.into(), otp: otp.into() };
     user.client.begin_mfa(user.with(request)).await.map(tonic::Response::into_inner)
 }
 
-async fn finish(user: &mut Caller, id: &str, code: &str) -> Result<FinishMfaReply, tonic::Status> {
+pub(crate) async fn finish(user: &mut Caller, id: &str, code: &str) -> Result<FinishMfaReply, tonic::Status> {
     let request = FinishMfaRequest { id: id.into(), code: code.into() };
     user.client.finish_mfa(user.with(request)).await.map(tonic::Response::into_inner)
 }
 
-async fn remove(user: &mut Caller, name: &str, otp: &str) -> Result<(), tonic::Status> {
+pub(crate) async fn remove(user: &mut Caller, name: &str, otp: &str) -> Result<(), tonic::Status> {
     let request = RemoveMfaRequest { name: name.into(), otp: otp.into() };
     user.client.remove_mfa(user.with(request)).await.map(drop)
 }
@@ -49,6 +49,19 @@ async fn enrol(user: &mut Caller, name: &str) -> (Vec<u8>, u64) {
     let (secret, step) = (secret(&uri), now_step());
     finish(user, &id, &totp::code(&secret, step)).await.unwrap();
     (secret, step)
+}
+
+/// Enrols with the code before the present one: the present one and the next are unused then.
+pub(crate) async fn enrol_early(user: &mut Caller, name: &str) -> (Vec<u8>, u64) {
+    let BeginMfaReply { id, uri } = begin(user, name, "").await.unwrap();
+    let secret = secret(&uri);
+    loop {
+        let step = now_step();
+        // Too late when the present step ends just now.
+        if finish(user, &id, &totp::code(&secret, step - 1)).await.is_ok() {
+            return (secret, step);
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 /// Calls that need no credential, or carry their own.
 const OPEN: [&str; 4] = ["Ping", "AuthenticateLocal", "RedeemInvite", "GenerateHostCerts"];
 /// Calls of machines.
-const MACHINES: [&str; 8] = [
+const MACHINES: [&str; 9] = [
     "RegisterAgent",
     "AgentHeartbeat",
     "Watch",
@@ -24,6 +24,7 @@ const MACHINES: [&str; 8] = [
     "EndSession",
     "EmitAuditEvents",
     "UploadRecording",
+    "ProveSessionMfa",
 ];
 /// Calls of administrators, or administrators and auditors.
 const PRIVILEGED: [&str; 11] = [

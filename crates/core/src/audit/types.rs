@@ -50,6 +50,7 @@ event_types! {
     SessionTerminated "session.terminated" "T2006I" "a session was ended by an administrator or a rule",
     SessionFileTransfer "session.file_transfer" "T2007I" "files were copied by scp, sftp or rsync",
     SessionPortForward "session.port_forward" "T2008I" "a connection was forwarded from a node",
+    SessionMfaProven "session.mfa" "T2020I" "a second factor was proven to a node, or an earlier proof served again",
     NodeJoined "node.joined" "T3000I" "a node joined the cluster",
     NodeJoinFailed "node.join.failed" "T3000W" "a machine was refused to join",
     NodeLeft "node.left" "T3001I" "a node left the cluster",

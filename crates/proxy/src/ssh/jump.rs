@@ -154,7 +154,8 @@ impl Jump {
             target: Target { node_id: node.id, name: node.name, labels: &listed.labels },
             login: self.login.as_deref(),
             locks: &view.locks,
-            proof: Proof::Nothing,
+            // The node asks for a second factor before it lets anybody in.
+            proof: Proof::AskedLater,
             now: clock::now(),
         };
         let named = Named { name: node.name.to_owned(), id: node.id.to_owned() };

@@ -192,6 +192,9 @@ pub(crate) async fn issue_certs(
 pub(crate) struct PasswordRequest {
     old_password: String,
     new_password: String,
+    /// A code of the caller's, who has a second factor.
+    #[serde(default)]
+    otp: String,
 }
 
 /// Changes the caller's own password.
@@ -201,7 +204,7 @@ pub(crate) async fn change_password(
     caller: Caller,
     body: Result<Json<PasswordRequest>, JsonRejection>,
 ) -> Result<Json<Done>, ApiError> {
-    let Json(PasswordRequest { old_password, new_password }) = body?;
-    web.auth.change_password(caller.request(v1::ChangePasswordRequest { old_password, new_password })).await?;
+    let Json(PasswordRequest { old_password, new_password, otp }) = body?;
+    web.auth.change_password(caller.request(v1::ChangePasswordRequest { old_password, new_password, otp })).await?;
     Ok(Json(Done {}))
 }

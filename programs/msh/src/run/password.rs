@@ -3,18 +3,34 @@
 use mezite_client::api::{InviteRequest, Invited, PasswordRequest};
 use mezite_client::cli::{self, new_password, password};
 use mezite_client::login::Hub;
-use mezite_client::{Result, error::invalid};
+use mezite_client::terminal::ask_secret;
+use mezite_client::{Error, Result, error::invalid};
+use mezite_core::Fault;
 use mezite_core::text::escape_control;
 
 use super::Context;
+use super::login::CODE;
 use crate::args::{Passwd, Signup};
+
+const PATH: &str = "/v1/webapi/password";
 
 pub(super) async fn change(context: &Context, args: &Passwd) -> Result<()> {
     let profile = context.profile()?;
     let old = password(None, args.password_stdin, "Old password: ").await?;
     let new = new_password(args.password_stdin).await?;
-    let request = PasswordRequest { old_password: &old, new_password: &new };
-    context.session(&profile)?.web.post_only("/v1/webapi/password", &request).await?;
+    let mut hub = context.session(&profile)?;
+    let given = args.otp.as_deref().unwrap_or_default().trim();
+    let request = PasswordRequest { old_password: &old, new_password: &new, otp: given };
+    match hub.web.post_only(PATH, &request).await {
+        Err(Error::Fault(Fault::MfaNeeded(_))) if given.is_empty() => {
+            let otp = match args.password_stdin {
+                true => cli::code(None, true, "").await?,
+                false => ask_secret(CODE).await?,
+            };
+            hub.web.post_only(PATH, &PasswordRequest { otp: otp.trim(), ..request }).await?;
+        }
+        changed => changed?,
+    }
     cli::print("Password changed\n")
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use mezite_client::mfa_prompt::Codes;
 use mezite_client::session::{self, Request};
 use mezite_client::ssh_dial::{self, Dialer, Target};
 use mezite_client::{Result, stdio};
@@ -22,7 +23,7 @@ pub(super) async fn run(context: &Context, args: Ssh) -> Result<u8> {
         term: context.places.term.clone(),
         env: context.places.locale.clone(),
     };
-    let (node, login) = dialer.node(&target).await?;
+    let (node, login) = dialer.node(&target, Codes::new(args.mfa_code)).await?;
     let status = session::run(&node, login, request).await;
     node.close().await;
     status

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     auth::{Challenge, Prompt},
-    wire::{put_bool, put_string, put_utf8},
+    wire::{put_bool, put_string, put_u32, put_utf8},
 };
 
 /// A client that only does what the test says.
@@ -357,6 +357,93 @@ fn a_second_factor_follows_the_certificate() {
     }
     pair.run();
     assert!(matches!(pair.client.poll_event(), Some(Event::Authenticated { .. })));
+}
+
+/// Certificate accepted in part, code asked for: the client's application has the question.
+fn asked_for_a_code(pair: &mut Pair) {
+    attempt(pair);
+    pair.server.authenticate(AuthReply::Partial(vec![Method::KeyboardInteractive]));
+    attempt(pair);
+    pair.server.authenticate(AuthReply::Challenge(ask()));
+    pair.run();
+    assert!(matches!(pair.client.poll_event(), Some(Event::Challenge(_))));
+}
+
+#[test]
+fn a_code_is_asked_for_again_in_one_round_and_what_came_along_waits() {
+    let mut pair = Pair::new();
+    let near = eager(&mut pair);
+    asked_for_a_code(&mut pair);
+    for code in ["000000", "123456"] {
+        assert!(notices(&mut pair.client).is_empty());
+        pair.client.answer(Some(&[Zeroizing::new(code.to_owned())]));
+        let answered = attempt(&mut pair);
+        assert!(!pair.server.has_event(), "nothing is offered to the application before the login is granted");
+        assert_eq!(answered.proven.len(), 1);
+        let AuthMethod::KeyboardResponses(answers) = answered.method else { panic!() };
+        if *answers[0] == "123456" {
+            pair.server.authenticate(AuthReply::Accept);
+            continue;
+        }
+        let again = Challenge { instruction: "wrong".to_owned(), ..ask() };
+        pair.server.authenticate(AuthReply::Challenge(again.clone()));
+        pair.run();
+        assert!(matches!(pair.client.poll_event(), Some(Event::Challenge(asked)) if asked == again));
+    }
+    pair.run();
+    served(&mut pair, near);
+}
+
+#[test]
+fn answers_are_as_many_as_questions_and_short() {
+    for answers in [&[][..], &["1", "2"], &[&"x".repeat(1025)]] {
+        let mut pair = Pair::new();
+        asked_for_a_code(&mut pair);
+        let mut message = vec![msg::USERAUTH_61];
+        put_u32(&mut message, u32::try_from(answers.len()).unwrap());
+        answers.iter().for_each(|answer| put_utf8(&mut message, answer));
+        send(&mut pair.client, &message);
+        forward(&mut pair);
+        assert!(pair.server.poll_event().is_none(), "{answers:?}");
+        // The question is over: an answer now is to nothing.
+        send(&mut pair.client, &[msg::USERAUTH_61, 0, 0, 0, 0]);
+        pair.assert_server_refuses("out of place");
+    }
+}
+
+#[test]
+fn a_second_factor_is_asked_of_whoever_proved_the_first() {
+    let mut pair = silent();
+    let id = pair.client.session_id().unwrap();
+    let interactive = |user: &str| {
+        let mut message = vec![msg::USERAUTH_REQUEST];
+        for text in [user, "ssh-connection", "keyboard-interactive", "", ""] {
+            put_utf8(&mut message, text);
+        }
+        message
+    };
+    send(&mut pair.client, &interactive(USER));
+    forward(&mut pair);
+    assert!(pair.server.poll_event().is_none(), "before the certificate");
+    send(&mut pair.client, &request(USER, &key(7), &key(7), &id));
+    said(&mut pair);
+    pair.server.authenticate(AuthReply::Partial(vec![Method::KeyboardInteractive]));
+    send(&mut pair.client, &interactive("root"));
+    forward(&mut pair);
+    assert!(pair.server.poll_event().is_none(), "under another name");
+    send(&mut pair.client, &interactive(USER));
+    forward(&mut pair);
+    assert!(pair.server.poll_event().is_none(), "what the name had proved went with the other one");
+}
+
+#[test]
+fn a_client_that_cannot_be_asked_says_so() {
+    let mut pair = Pair::with(ClientSettings { interactive: false, ..client_settings() }, server_config());
+    attempt(&mut pair);
+    pair.server.authenticate(AuthReply::Partial(vec![Method::KeyboardInteractive]));
+    pair.run();
+    let Some(CloseReason::Denied { methods }) = pair.client.closed() else { panic!("{:?}", pair.client.closed()) };
+    assert_eq!(methods, &["keyboard-interactive"]);
 }
 
 #[test]
