@@ -1,5 +1,7 @@
 //! A code for each session, by every client.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use mezite_core::totp;
@@ -128,6 +130,30 @@ fn plain_ssh_is_asked_by_the_node_and_not_again_on_one_connection() {
     pty.send("exit\r");
     assert_eq!(pty.wait(), 0);
     assert_eq!(mfa_events(&setup, &user).0, 2);
+}
+
+#[test]
+fn files_are_copied_with_a_code_of_an_askpass_program() {
+    let setup = Setup::shared();
+    role(&setup, "mfa-scp", "require_session_mfa: totp");
+    let user = setup.somebody_with("mfa-scp");
+    let (secret, first) = enrol_early(&user);
+    let (askpass, code, file) = (user.home().join("askpass"), user.home().join("code"), user.home().join("file"));
+    fs::write(&askpass, format!("#!/bin/sh\necho \"$1\" >>{0}.asked\ncat {0}\n", code.display())).unwrap();
+    fs::set_permissions(&askpass, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&file, "by code").unwrap();
+    let with_askpass = |name: &str, code_now: String, args: &[&str]| {
+        fs::write(&code, code_now).unwrap();
+        let mut command = user.openssh(name);
+        command.env("SSH_ASKPASS", &askpass).env("SSH_ASKPASS_REQUIRE", "force").args(args);
+        run(command, b"").ok()
+    };
+    let target = setup.target();
+    with_askpass("scp", totp::code(&secret, first), &[file.to_str().unwrap(), &format!("{target}:mfa-copied")]);
+    assert_eq!(with_askpass("ssh", totp::code(&secret, first + 1), &[&target, "cat mfa-copied"]), "by code");
+    let asked = fs::read_to_string(code.with_extension("asked")).unwrap();
+    assert_eq!(asked.lines().count(), 2, "{asked}");
+    assert!(asked.lines().all(|line| line.ends_with("MFA code: ")), "{asked}");
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl<'a> Visitor<'a> {
                 return Err(fault);
             }
         };
-        let mut visitor = Self {
+        let visitor = Self {
             hub,
             node,
             identity,
@@ -99,17 +99,12 @@ impl<'a> Visitor<'a> {
             reuse: time::Duration::ZERO,
         };
         match visitor.decide().await? {
-            Ok(reuse) => visitor.reuse = reuse,
-            Err(denied) => {
-                let reason = denied.to_string();
-                let reference = visitor.refused(denied.event_type(), &reason).await?;
-                return Err(Fault::Denied(refusal(&reason, &reference)));
-            }
+            Ok(reuse) => Ok(Self { reuse, ..visitor }),
+            Err(denied) => Err(visitor.denied(&denied).await?),
         }
-        Ok(visitor)
     }
 
-    /// The inner error is why the node would not let the visitor in even with a factor.
+    /// For how long a proof may serve. The inner error is why the node would not let the visitor in even with a factor.
     async fn decide(&self) -> Result<Result<time::Duration, Denied>, Fault> {
         let Self { hub, identity, node, login, .. } = self;
         let user = hub.store.find::<kind::User>(&identity.user).await?;
@@ -155,7 +150,7 @@ impl<'a> Visitor<'a> {
     }
 
     async fn with_code(&self, otp: &str) -> Result<ProveSessionMfaReply, Fault> {
-        let Self { hub, identity, reuse, .. } = self;
+        let Self { hub, identity, .. } = self;
         let user = &identity.user;
         let proof = match mfa::look(hub, user, otp).await? {
             mfa::Factor::Right(proof) => proof,
@@ -163,12 +158,20 @@ impl<'a> Visitor<'a> {
             mfa::Factor::Wrong | mfa::Factor::Missing => return self.no(Answer::CodeWrong, "the code is wrong").await,
         };
         let mut tx = hub.store.begin(clock::now()).await?;
+        // Again while nobody else writes: a lock that came meanwhile has ended the user's proofs, and this one would outlive it.
+        let reuse = match self.decide().await? {
+            Ok(reuse) => reuse,
+            Err(denied) => {
+                drop(tx);
+                return Err(self.denied(&denied).await?);
+            }
+        };
         if !proof.spend(&mut tx).await? {
             drop(tx);
             return self.no(Answer::CodeWrong, "the code was used already").await;
         }
         if reuse.is_positive() {
-            tx.keep_mfa_proof(proof.device_id(), self.proof(), *reuse).await?;
+            tx.keep_mfa_proof(proof.device_id(), self.proof(), reuse).await?;
         }
         tx.audit(&self.event(EventType::SessionMfaProven).detail("factor", proof.device())).await?;
         tx.commit().await?;
@@ -178,6 +181,12 @@ impl<'a> Visitor<'a> {
 
     async fn not_enrolled(&self) -> Result<ProveSessionMfaReply, Fault> {
         self.no(Answer::NotEnrolled, "the user has no second factor").await
+    }
+
+    async fn denied(&self, denied: &Denied) -> Result<Fault, Fault> {
+        let reason = denied.to_string();
+        let reference = self.refused(denied.event_type(), &reason).await?;
+        Ok(Fault::Denied(refusal(&reason, &reference)))
     }
 
     async fn no(&self, no: Answer, why: &str) -> Result<ProveSessionMfaReply, Fault> {

@@ -9,9 +9,10 @@ CREATE TABLE mfa_proofs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX mfa_proofs_end ON mfa_proofs (serves_until);
 
--- Whoever sets a lock, and however: what its user has proven does not outlive it.
-CREATE TRIGGER mfa_proofs_end_with_lock AFTER INSERT ON locks WHEN NEW.target_type = 'user'
+-- Whoever sets a lock on a user, or on a factor (USER/NAME), and however: what was proven does not outlive it.
+CREATE TRIGGER mfa_proofs_end_with_lock AFTER INSERT ON locks WHEN NEW.target_type IN ('user', 'mfa_device')
 BEGIN
   DELETE FROM mfa_proofs WHERE device_id IN
-    (SELECT d.id FROM mfa_devices d JOIN users u ON u.id = d.user_id WHERE u.name = NEW.target);
+    (SELECT d.id FROM mfa_devices d JOIN users u ON u.id = d.user_id
+     WHERE NEW.target IN (u.name, u.name || '/' || d.name));
 END;
