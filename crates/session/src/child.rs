@@ -17,6 +17,7 @@ use nix::unistd::{
 };
 
 use crate::login::Login;
+use crate::sockets;
 use crate::spec::{Command, SessionSpec};
 use crate::users::Account;
 use crate::{cgroup, env, pty};
@@ -42,6 +43,8 @@ enum Program {
     Path(CString),
     /// Opened before.
     Open(OwnedFd),
+    /// This very process goes on as the helper that opens sockets.
+    Sockets,
 }
 
 impl Plan {
@@ -68,6 +71,7 @@ fn program(command: &Command, account: &Account) -> Result<(Program, Vec<CString
     let name = env::base_name(&account.shell);
     let shell = || Ok::<_, String>(Program::Path(text(account.shell.as_os_str().as_bytes().to_vec())?));
     match command {
+        Command::Sockets => Ok((Program::Sockets, Vec::new())),
         Command::Shell => Ok((shell()?, vec![text([b"-", name].concat())?])),
         Command::Exec(line) => Ok((shell()?, vec![text(name.to_vec())?, text(b"-c".to_vec())?, text(line.clone())?])),
         Command::Subsystem { argv, .. } => {
@@ -84,26 +88,26 @@ fn program(command: &Command, account: &Account) -> Result<(Program, Vec<CString
 pub(crate) fn run(plan: &Plan, mut gate: UnixStream) -> ! {
     match stand(plan) {
         Ok(()) if gate.write_all(&READY).is_ok() => {}
-        Ok(()) => exit(),
+        Ok(()) => exit(1),
         Err(reason) => {
             let _ = gate.write_all(reason.as_bytes());
-            exit();
+            exit(1);
         }
     }
     // End of file: the agent has gone or does not want the session any more.
     if gate.read_exact(&mut [0]).is_err() {
-        exit();
+        exit(1);
     }
     let Err(reason) = go(plan);
     // Standard error is the session's, so the user sees it.
     let _ = writeln!(io::stderr(), "cannot start the session: {reason}");
-    exit()
+    exit(1)
 }
 
 /// Without destructors: what the process inherited is the starter's.
-fn exit() -> ! {
+fn exit(code: i32) -> ! {
     // SAFETY: _exit ends the process and touches no memory.
-    unsafe { libc::_exit(1) }
+    unsafe { libc::_exit(code) }
 }
 
 /// As root, up to the gate: session, terminal, control group, limits.
@@ -150,10 +154,22 @@ fn go(plan: &Plan) -> Result<std::convert::Infallible, String> {
     }
     greet(&plan.greeting, home);
     default_signals()?;
-    close_others()?;
+    if matches!(plan.program, Program::Sockets) {
+        close_others(0, |fd| {
+            // SAFETY: nothing here uses a descriptor above 2 any more, and nothing is dropped before the process ends.
+            unsafe { libc::close(fd) };
+        })?;
+        return sockets::serve().map(|()| exit(0)).map_err(|error| error.to_string());
+    }
+    // Exec may still need one of them.
+    close_others(libc::CLOSE_RANGE_CLOEXEC, |fd| {
+        // SAFETY: the call changes a flag and touches no memory.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    })?;
     let (what, result) = match &plan.program {
         Program::Path(path) => (path.to_string_lossy(), execve(path, &plan.argv, &plan.env)),
         Program::Open(fd) => ("the subsystem".into(), execveat(fd, c"", &plan.argv, &plan.env, AtFlags::AT_EMPTY_PATH)),
+        Program::Sockets => return Err("the helper has no program".to_owned()),
     };
     result.map_err(|error| format!("cannot run {what}: {error}"))
 }
@@ -201,18 +217,16 @@ fn default_signals() -> Result<(), String> {
     SigSet::empty().thread_set_mask().map_err(|error| format!("cannot unblock signals: {error}"))
 }
 
-/// Marks every descriptor above 2 to be closed by `exec`, which may still need one of them.
-fn close_others() -> Result<(), String> {
-    // SAFETY: the call changes flags of descriptors and touches no memory.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+/// Closes every descriptor above 2, at once or, with CLOSE_RANGE_CLOEXEC, at exec; `each` does it for one.
+fn close_others(flags: libc::c_uint, each: impl Fn(i32)) -> Result<(), String> {
+    // SAFETY: the call touches no memory; what it closes is the caller's choice.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) };
     if done == 0 {
         return Ok(());
     }
-    // Before Linux 5.11.
+    // Before Linux 5.11. The directory's own descriptor is among them, and closed by then.
     let entries = std::fs::read_dir("/proc/self/fd").map_err(|error| format!("cannot list descriptors: {error}"))?;
-    for fd in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()).filter(|&fd| fd > 2) {
-        // SAFETY: as above; the directory's own descriptor is among them and closes itself.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
+    let open: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    open.into_iter().filter(|&fd| fd > 2).for_each(each);
     Ok(())
 }

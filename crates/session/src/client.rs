@@ -6,10 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::descriptors::send;
 use crate::pty;
-use crate::spec::{SPEC_MAX, SessionSpec};
+use crate::spec::{Command, SPEC_MAX, SessionSpec};
 use crate::starters::{Starter, Starters};
 
 /// Bytes that a program may be ahead of the agent.
@@ -32,6 +33,8 @@ pub struct Running {
     pub stdout: Option<OwnedFd>,
     /// Read end of its standard error, without a pty.
     pub stderr: Option<OwnedFd>,
+    /// The agent's end of the helper's socket pair, for [`crate::Sockets::new`]; it blocks, as that is asked to.
+    pub socket: Option<OwnedFd>,
     /// The starter, which ends when `control` does.
     pub starter: Starter,
 }
@@ -47,7 +50,7 @@ pub fn spawn(spec: &SessionSpec, starters: &Starters) -> io::Result<Running> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "invalid session: larger than 1 MiB"));
     }
     let (control, theirs) = UnixStream::pair()?;
-    let ends = Ends::open(spec.pty.is_some())?;
+    let ends = Ends::open(spec)?;
     let starter = starters.fork(&theirs)?;
     drop(theirs);
     let fds: Vec<BorrowedFd<'_>> = ends.theirs.iter().map(AsFd::as_fd).collect();
@@ -55,9 +58,9 @@ pub fn spawn(spec: &SessionSpec, starters: &Starters) -> io::Result<Running> {
         starter.kill();
         return Err(error);
     }
-    let Ends { pty_master, stdin, stdout, stderr, theirs: _ } = ends;
+    let Ends { pty_master, stdin, stdout, stderr, socket, theirs: _ } = ends;
     control.set_nonblocking(true)?;
-    Ok(Running { control, pty_master, stdin, stdout, stderr, starter })
+    Ok(Running { control, pty_master, stdin, stdout, stderr, socket, starter })
 }
 
 /// Sends the line, and the descriptors with its first byte.
@@ -69,21 +72,28 @@ fn hand_over(mut control: &UnixStream, line: &[u8], fds: &[BorrowedFd<'_>]) -> i
 }
 
 /// Both sides of the session's standard streams.
+#[derive(Default)]
 struct Ends {
     pty_master: Option<OwnedFd>,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    /// The session's: a terminal, or standard input, output and error.
+    socket: Option<OwnedFd>,
+    /// The session's: a terminal, or standard input, output and error, or the helper's socket.
     theirs: Vec<OwnedFd>,
 }
 
 impl Ends {
-    fn open(terminal: bool) -> io::Result<Self> {
-        if terminal {
+    fn open(spec: &SessionSpec) -> io::Result<Self> {
+        if spec.pty.is_some() {
             let (master, slave) = pty::open()?;
             nonblocking(&master)?;
-            return Ok(Self { pty_master: Some(master), stdin: None, stdout: None, stderr: None, theirs: vec![slave] });
+            return Ok(Self { pty_master: Some(master), theirs: vec![slave], ..Self::default() });
+        }
+        if spec.command == Command::Sockets {
+            let kind = (AddressFamily::Unix, SockType::SeqPacket);
+            let (ours, theirs) = socketpair(kind.0, kind.1, None, SockFlag::SOCK_CLOEXEC)?;
+            return Ok(Self { socket: Some(ours), theirs: vec![theirs], ..Self::default() });
         }
         // Pipes and no socket pair: /dev/stdin of a socket cannot be opened.
         let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
@@ -92,11 +102,11 @@ impl Ends {
         // A wider pipe lets program and agent work at the same time; a system that grants less has its way.
         let _ = fcntl(&out_read, FcntlArg::F_SETPIPE_SZ(OUTPUT_PIPE));
         Ok(Self {
-            pty_master: None,
             stdin: Some(in_write),
             stdout: Some(out_read),
             stderr: Some(err_read),
             theirs: vec![in_read, out_write, err_write],
+            ..Self::default()
         })
     }
 }

@@ -18,7 +18,9 @@
 //! - A PAM stack (feature `pam`, in the dynamic program `mezd-session` only) comes on top of the checks made here. It may
 //!   refuse and add; it never admits whom they refuse. It is closed after the leader's end.
 //!
-//! Deliberately absent: tokio, sockets other than the pair, NSS inside this process (a static program must not load
+//! - A Unix socket or a port for a client is opened by a process of the login user ([`Sockets`]), never by the agent.
+//!
+//! Deliberately absent: tokio, sockets of the starter other than the pair, NSS inside this process (a static program must not load
 //! it; `getent` is asked), PAM's passwords and the groups of `pam_group`, `~/.ssh/rc`, `~/.ssh/environment`, utmp.
 #![warn(clippy::undocumented_unsafe_blocks)]
 
@@ -37,6 +39,7 @@ mod monitor;
 mod pam;
 mod pty;
 mod reap;
+mod sockets;
 mod spec;
 mod starter;
 mod starters;
@@ -51,6 +54,7 @@ pub use line::{DecodeError, Decoder};
 #[cfg(feature = "pam")]
 pub use pam::pam_service;
 pub use pty::{echoes, resize};
+pub use sockets::{Ask, Place, Sockets};
 pub use spec::{Command, Control, InvalidSpec, Message, Pty, SessionSpec};
 pub use starter::run_starter;
 #[cfg(feature = "pam")]

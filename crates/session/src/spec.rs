@@ -50,6 +50,8 @@ pub enum Command {
     Shell,
     /// A command line for the user's shell (`-c`), at most 131,071 bytes, any but NUL.
     Exec(#[serde(with = "text_or_bytes")] Vec<u8>),
+    /// The helper that opens sockets as the user ([`crate::Sockets`]): no program, and no terminal.
+    Sockets,
     /// A program of ours run as the user, without a shell.
     Subsystem {
         /// Name asked for by the client, such as `sftp`.
@@ -138,6 +140,7 @@ impl SessionSpec {
         check(users::valid_name(&self.login), "login", "is no name of an OS user")?;
         self.command.validate()?;
         if let Some(pty) = &self.pty {
+            check(self.command != Command::Sockets, "pty", "is nothing for the socket helper")?;
             check(plain(&pty.term), "pty.term", "must be at most 256 printable ASCII characters")?;
             check(pty.modes.len() <= MODES_MAX, "pty.modes", "must be at most 256")?;
         }
@@ -153,7 +156,7 @@ impl SessionSpec {
 impl Command {
     fn validate(&self) -> Result<(), InvalidSpec> {
         match self {
-            Self::Shell => Ok(()),
+            Self::Shell | Self::Sockets => Ok(()),
             Self::Exec(line) => check(argument(line), "command", "must be at most 131071 bytes without NUL"),
             Self::Subsystem { name, argv } => {
                 check(plain(name), "command.name", "must be at most 256 printable ASCII characters")?;

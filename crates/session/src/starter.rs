@@ -1,6 +1,7 @@
 //! The starter itself: takes the spec, prepares, forks the leader, watches it.
 #![expect(unsafe_code, reason = "fork and malloc_trim")]
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -21,7 +22,7 @@ use crate::line::Decoder;
 use crate::login::Login;
 use crate::monitor::Monitor;
 use crate::pty;
-use crate::spec::{Control, Message, Pty, SPEC_MAX, SessionSpec};
+use crate::spec::{Command, Control, Message, Pty, SPEC_MAX, SessionSpec};
 use crate::users::{self, Account};
 use crate::zygote;
 
@@ -134,7 +135,8 @@ fn start<L: Login>(
     enter: impl Fn(&SessionSpec, Option<&str>, Account) -> Result<(Account, L), String>,
 ) -> Result<(Monitor, L, Message), String> {
     spec.validate().map_err(|error| error.to_string())?;
-    let wanted = if spec.pty.is_some() { 1 } else { FDS_MAX };
+    let is_helper = spec.command == Command::Sockets;
+    let wanted = if spec.pty.is_some() || is_helper { 1 } else { FDS_MAX };
     if stdio.len() != wanted {
         return Err(format!("the session came with {} descriptors, {wanted} are needed", stdio.len()));
     }
@@ -145,6 +147,7 @@ fn start<L: Login>(
     match slave {
         Some((request, slave)) => prepare_terminal(request, slave, &account)
             .map_err(|error| format!("cannot prepare the terminal: {error}"))?,
+        None if is_helper => {}
         None => stdio
             .iter()
             .try_for_each(|pipe| own_pipe(pipe, &account))
@@ -157,11 +160,20 @@ fn start<L: Login>(
             })?),
             None => None,
         };
+    let stdio = if is_helper { for_helper(stdio)? } else { stdio };
     let plan = Plan::new(spec, account, &login, tty.as_deref(), stdio, group.as_ref().map(Group::path))?;
     let children = watch_children().map_err(|error| format!("cannot watch the session: {error}"))?;
     let (leader, gate) = launch(&plan)?;
     let pid = leader.as_raw().unsigned_abs();
     Ok((Monitor::new(leader, gate, children, group), login, Message::Started { pid, tty }))
+}
+
+/// The helper speaks on standard input, and has nothing to print.
+fn for_helper(mut stdio: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, String> {
+    for _ in 1..FDS_MAX {
+        stdio.push(File::options().write(true).open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?.into());
+    }
+    Ok(stdio)
 }
 
 fn admit(login: &str) -> Result<Account, String> {

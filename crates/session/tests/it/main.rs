@@ -10,6 +10,8 @@ mod pam;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod terminal;

@@ -116,7 +116,7 @@ impl Session {
     }
 
     pub(crate) fn of(spec: &SessionSpec, starters: &Starters) -> Self {
-        let Running { control, pty_master, stdin, stdout, stderr, starter } = spawn(spec, starters).expect("spawn");
+        let Running { control, pty_master, stdin, stdout, stderr, starter, .. } = spawn(spec, starters).expect("spawn");
         control.set_nonblocking(false).expect("blocking");
         control.set_read_timeout(Some(LIMIT)).expect("timeout");
         let file = |fd: Option<OwnedFd>| {
