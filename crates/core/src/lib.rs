@@ -30,6 +30,7 @@ pub mod kind;
 pub mod labels;
 pub mod lock;
 pub mod name;
+pub mod network;
 pub mod rbac;
 pub mod route;
 pub mod text;

@@ -23,6 +23,7 @@ pub mod host;
 pub mod http;
 pub mod listener;
 pub mod nss;
+pub mod proxy_protocol;
 mod read_ahead;
 pub mod report;
 pub mod rpc;

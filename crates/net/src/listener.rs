@@ -3,6 +3,10 @@
 //! A connection is *silent* from its accept until its owner says that the peer has authenticated. Silent connections
 //! are capped per source and in total, and the oldest goes when the cap is reached: whoever fills the port loses what he
 //! filled it with, and a newcomer always gets in.
+//!
+//! Where load balancers are listed ([`Listener::behind`]), their connections begin with a header of the PROXY protocol, and
+//! from then on the client that it names is the peer. A listed peer without a header is refused; a header of anybody else is
+//! just bytes that no protocol here begins with.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -10,9 +14,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mezite_core::network::Network;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::proxy_protocol;
 
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -32,11 +40,19 @@ impl Default for Limits {
     }
 }
 
+/// How long a load balancer may take to send its header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections of load balancers that wait for the accept loop, once their client is known.
+const ARRIVALS: usize = 64;
+
 /// A bound port.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
     gate: Arc<Gate>,
+    /// Load balancers that say who their client is.
+    balancers: Vec<Network>,
 }
 
 /// An accepted connection.
@@ -71,7 +87,15 @@ impl Listener {
     /// When the address is in use, not ours, or not permitted.
     pub async fn bind(address: impl ToSocketAddrs, limits: Limits) -> io::Result<Self> {
         let tcp = TcpListener::bind(address).await?;
-        Ok(Self { tcp, gate: Arc::new(Gate { limits, pending: Mutex::default() }) })
+        let gate = Arc::new(Gate { limits, pending: Mutex::default() });
+        Ok(Self { tcp, gate, balancers: Vec::new() })
+    }
+
+    /// Believes the PROXY protocol of these peers, and demands it of them.
+    #[must_use]
+    pub fn behind(mut self, balancers: Vec<Network>) -> Self {
+        self.balancers = balancers;
+        self
     }
 
     /// The address bound, with the port that was chosen.
@@ -94,29 +118,50 @@ impl Listener {
         let tasks = TaskTracker::new();
         let kill = CancellationToken::new();
         let _kill_on_drop = kill.clone().drop_guard();
+        let begin = |stream: TcpStream, addr: SocketAddr| {
+            let (place, evicted) = self.gate.admit(Some(addr.ip()));
+            // Fails only on a socket that is dead already, which its handler will notice.
+            let _ = stream.set_nodelay(true);
+            let conn = Conn { stream, addr, admission: place.0.clone() };
+            let (handling, kill) = (handle(conn), kill.clone());
+            tasks.spawn(async move {
+                let _place = place;
+                tokio::select! {
+                    () = handling => {}
+                    () = evicted.cancelled() => tracing::debug!(%addr, "silent connection dropped for a newcomer"),
+                    () = kill.cancelled() => {}
+                }
+            });
+        };
+        let (named, mut arrivals) = mpsc::channel(ARRIVALS);
         let mut starved = false;
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                Some((stream, client)) = arrivals.recv() => {
+                    begin(stream, client);
+                    continue;
+                }
                 accepted = self.tcp.accept() => accepted,
             };
             match accepted {
                 Ok((stream, addr)) => {
                     starved = false;
                     let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-                    let (place, evicted) = self.gate.admit(addr.ip());
-                    // Fails only on a socket that is dead already, which its handler will notice.
-                    let _ = stream.set_nodelay(true);
-                    let conn = Conn { stream, addr, admission: place.0.clone() };
-                    let (handling, kill) = (handle(conn), kill.clone());
-                    tasks.spawn(async move {
-                        let _place = place;
-                        tokio::select! {
-                            () = handling => {}
-                            () = evicted.cancelled() => tracing::debug!(%addr, "silent connection dropped for a newcomer"),
-                            () = kill.cancelled() => {}
-                        }
-                    });
+                    if self.balancers.iter().any(|balancer| balancer.contains(addr.ip())) {
+                        let (place, evicted) = self.gate.admit(None);
+                        let (named, kill) = (named.clone(), kill.clone());
+                        tasks.spawn(async move {
+                            tokio::select! {
+                                () = name(stream, addr, named) => {}
+                                () = evicted.cancelled() => {}
+                                () = kill.cancelled() => {}
+                            }
+                            drop(place);
+                        });
+                    } else {
+                        begin(stream, addr);
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -136,6 +181,16 @@ impl Listener {
             kill.cancel();
             tasks.wait().await;
         }
+    }
+}
+
+/// Reads who the client of a load balancer is, the balancer itself where it speaks for itself, and hands the connection on.
+async fn name(mut stream: TcpStream, balancer: SocketAddr, named: mpsc::Sender<(TcpStream, SocketAddr)>) {
+    let late = || Err(io::ErrorKind::TimedOut.into());
+    let header = tokio::time::timeout(HEADER_TIMEOUT, proxy_protocol::read(&mut stream)).await;
+    match header.unwrap_or_else(|_| late()) {
+        Ok(client) => drop(named.send((stream, client.unwrap_or(balancer))).await),
+        Err(error) => tracing::info!(%balancer, %error, "a connection of a load balancer is refused"),
     }
 }
 
@@ -168,8 +223,9 @@ impl Gate {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(self: &Arc<Self>, address: IpAddr) -> (Place, CancellationToken) {
-        let source = source_of(address);
+    /// A connection whose client is not known yet counts for no source.
+    fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (Place, CancellationToken) {
+        let source = address.map(source_of);
         let evicted = CancellationToken::new();
         let id = self.pending().admit(source, evicted.clone(), self.limits);
         (Place(Admission { gate: Arc::clone(self), id }), evicted)
@@ -179,13 +235,13 @@ impl Gate {
 #[derive(Debug, Default)]
 struct Pending {
     next: u64,
-    by_age: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    by_age: BTreeMap<u64, (Option<IpAddr>, CancellationToken)>,
     by_source: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
 impl Pending {
-    fn admit(&mut self, source: IpAddr, evicted: CancellationToken, limits: Limits) -> u64 {
-        if let Some(ids) = self.by_source.get(&source)
+    fn admit(&mut self, source: Option<IpAddr>, evicted: CancellationToken, limits: Limits) -> u64 {
+        if let Some(ids) = source.and_then(|source| self.by_source.get(&source))
             && ids.len() >= limits.per_source
             && let Some(&oldest) = ids.first()
         {
@@ -197,13 +253,17 @@ impl Pending {
         let id = self.next;
         self.next += 1;
         self.by_age.insert(id, (source, evicted));
-        self.by_source.entry(source).or_default().insert(id);
+        if let Some(source) = source {
+            self.by_source.entry(source).or_default().insert(id);
+        }
         id
     }
 
     fn remove(&mut self, id: u64) -> Option<CancellationToken> {
         let (source, evicted) = self.by_age.remove(&id)?;
-        if let Some(ids) = self.by_source.get_mut(&source) {
+        if let Some(source) = source
+            && let Some(ids) = self.by_source.get_mut(&source)
+        {
             ids.remove(&id);
             if ids.is_empty() {
                 self.by_source.remove(&source);
@@ -247,10 +307,10 @@ mod tests {
     fn the_oldest_of_a_full_source_goes_and_others_stay() {
         let mut pending = Pending::default();
         let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
-        pending.admit(ip(1), tokens[0].clone(), LIMITS);
-        pending.admit(ip(2), tokens[1].clone(), LIMITS);
-        pending.admit(ip(2), tokens[2].clone(), LIMITS);
-        pending.admit(ip(2), tokens[3].clone(), LIMITS);
+        pending.admit(Some(ip(1)), tokens[0].clone(), LIMITS);
+        pending.admit(Some(ip(2)), tokens[1].clone(), LIMITS);
+        pending.admit(Some(ip(2)), tokens[2].clone(), LIMITS);
+        pending.admit(Some(ip(2)), tokens[3].clone(), LIMITS);
         let gone: Vec<_> = tokens.iter().map(CancellationToken::is_cancelled).collect();
         assert_eq!(gone, [false, true, false, false]);
     }
@@ -260,7 +320,7 @@ mod tests {
         let mut pending = Pending::default();
         let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
         for (token, last) in tokens.iter().zip(1..) {
-            pending.admit(ip(last), token.clone(), LIMITS);
+            pending.admit(Some(ip(last)), token.clone(), LIMITS);
         }
         let gone: Vec<_> = tokens.iter().map(CancellationToken::is_cancelled).collect();
         assert_eq!(gone, [true, false, false, false]);
@@ -269,9 +329,9 @@ mod tests {
     #[test]
     fn who_authenticated_is_out_of_reach_and_leaves_nothing_behind() {
         let gate = Arc::new(Gate { limits: LIMITS, pending: Mutex::default() });
-        let (first, evicted) = gate.admit(ip(1));
+        let (first, evicted) = gate.admit(Some(ip(1)));
         first.0.authenticated();
-        let places: Vec<_> = (0..8).map(|_| gate.admit(ip(1)).0).collect();
+        let places: Vec<_> = (0..8).map(|_| gate.admit(Some(ip(1))).0).collect();
         assert!(!evicted.is_cancelled());
         drop((first, places));
         assert!(gate.pending().by_age.is_empty() && gate.pending().by_source.is_empty());

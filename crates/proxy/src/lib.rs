@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use mezite_core::network::Network;
 use mezite_net::dial::Dialer;
 use mezite_net::host::{HostIdentity, HostRequest};
 use mezite_net::http::{self, Options};
@@ -75,6 +76,8 @@ pub struct ProxyConfig {
     pub web_identity: Option<Arc<LiveIdentity>>,
     /// Names and addresses of the proxy's certificates.
     pub names: Vec<String>,
+    /// Load balancers in front of the three doors, which send the PROXY protocol.
+    pub load_balancers: Vec<Network>,
 }
 
 /// A running proxy.
@@ -138,9 +141,9 @@ pub async fn start(
     let channel = rpc::connect(Dialer::new(vec![config.auth_addr.clone()], to_auth)?).await?;
     let auth = AuthClient::new(channel);
 
-    let https = bind("HTTPS", config.https_addr).await?;
-    let ssh_door = bind("SSH", config.ssh_addr).await?;
-    let tunnel_door = bind("tunnels", config.tunnel_addr).await?;
+    let https = bind("HTTPS", config.https_addr, &config.load_balancers).await?;
+    let ssh_door = bind("SSH", config.ssh_addr, &config.load_balancers).await?;
+    let tunnel_door = bind("tunnels", config.tunnel_addr, &config.load_balancers).await?;
     let (https_addr, ssh_addr, tunnel_addr) = (https.1, ssh_door.1, tunnel_door.1);
 
     let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "user", "trust", "termination"], stop.clone());
@@ -188,11 +191,15 @@ pub async fn start(
     Ok(Running { https_addr, ssh_addr, tunnel_addr, tasks })
 }
 
-async fn bind(what: &'static str, addr: SocketAddr) -> Result<(Listener, SocketAddr), StartError> {
+async fn bind(
+    what: &'static str,
+    addr: SocketAddr,
+    balancers: &[Network],
+) -> Result<(Listener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { what, addr, source };
     let listener = Listener::bind(addr, Limits::default()).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    Ok((listener.behind(balancers.to_vec()), bound))
 }
 
 fn host_key(identity: &HostIdentity) -> HostKey {

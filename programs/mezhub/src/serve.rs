@@ -165,6 +165,7 @@ fn proxy_config(config: &Config, auth: SocketAddr) -> Result<ProxyConfig, Failur
         auth_addr: SocketAddr::new(ip, auth.port()).to_string(),
         web_identity: proxy.keypair.as_ref().map(web_identity).transpose()?,
         names: names(config),
+        load_balancers: proxy.proxy_protocol_from.clone(),
     })
 }
 

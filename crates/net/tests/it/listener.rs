@@ -180,3 +180,65 @@ async fn the_next_address_is_tried_and_the_last_failure_told() {
     let error = Dialer::new(vec![dead.clone()], tls).unwrap().connect().await.unwrap_err();
     assert!(error.to_string().contains(&dead), "{error}");
 }
+
+#[tokio::test]
+async fn a_listed_balancer_names_its_client_and_nobody_else_does() {
+    let (listener, address) = bind(1).await;
+    let listener = listener.behind(vec!["127.0.0.1".parse().unwrap()]);
+    let stop = CancellationToken::new();
+    let (accepted, mut accepts) = mpsc::channel(16);
+    let running = tokio::spawn(listener.run(stop.clone(), DRAIN, move |mut conn| {
+        let accepted = accepted.clone();
+        async move {
+            accepted.send(conn.addr).await.unwrap();
+            while let Ok(byte) = conn.stream.read_u8().await {
+                conn.stream.write_u8(byte).await.unwrap();
+            }
+        }
+    }));
+    // More connections of one balancer than one source may have, of different clients; the byte after the header is theirs.
+    let mut held = Vec::new();
+    for last in 1..4 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("PROXY TCP4 192.0.2.{last} 10.0.0.1 5000 443\r\n+").as_bytes()).await.unwrap();
+        assert_eq!(accepts.recv().await.unwrap().to_string(), format!("192.0.2.{last}:5000"));
+        assert_eq!(stream.read_u8().await.unwrap(), b'+');
+        held.push(stream);
+    }
+    // The named client is what is capped.
+    let mut again = TcpStream::connect(address).await.unwrap();
+    again.write_all(b"PROXY TCP4 192.0.2.1 10.0.0.1 5001 443\r\n").await.unwrap();
+    accepts.recv().await.unwrap();
+    assert!(is_closed(&mut held[0]).await, "the older one of the same client");
+    // No header, or no whole one, gets nowhere.
+    for bytes in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"PROXY TCP4 nonsense\r\n"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        assert!(is_closed(&mut stream).await);
+    }
+    // A second header is data.
+    let mut twice = TcpStream::connect(address).await.unwrap();
+    twice.write_all(b"PROXY UNKNOWN\r\nPROXY TCP4 192.0.2.9 10.0.0.1 5001 443\r\n").await.unwrap();
+    assert_eq!(accepts.recv().await.unwrap(), twice.local_addr().unwrap());
+    assert_eq!(twice.read_u8().await.unwrap(), b'P');
+    drop((held, again, twice));
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unlisted_peer_speaks_for_itself() {
+    let (listener, address) = bind(16).await;
+    let listener = listener.behind(vec!["192.0.2.0/24".parse().unwrap()]);
+    let stop = CancellationToken::new();
+    let (accepted, mut accepts) = mpsc::channel(16);
+    let running = tokio::spawn(listener.run(stop.clone(), DRAIN, move |mut conn| {
+        let accepted = accepted.clone();
+        async move { accepted.send((conn.addr, conn.stream.read_u8().await.unwrap())).await.unwrap() }
+    }));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"PROXY TCP4 192.0.2.9 10.0.0.1 5001 443\r\n").await.unwrap();
+    assert_eq!(accepts.recv().await.unwrap(), (stream.local_addr().unwrap(), b'P'));
+    stop.cancel();
+    running.await.unwrap();
+}

@@ -13,9 +13,11 @@ pub(super) enum Shape {
     Bool,
     /// Decimal digits.
     Number,
+    /// Texts between commas.
+    List,
 }
 
-use Shape::{Bool, Number, Text};
+use Shape::{Bool, List, Number, Text};
 
 /// Every key that a variable can set; a test compares it with the schema.
 pub(super) const KEYS: &[(&str, Shape)] = &[
@@ -46,6 +48,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("proxy.public_addr", Text),
     ("proxy.ssh_public_addr", Text),
     ("proxy.tunnel_public_addr", Text),
+    ("proxy.proxy_protocol_from", List),
     ("proxy.auth_addr", Text),
     ("proxy.join_token", Text),
     ("proxy.join_token_file", Text),
@@ -91,6 +94,7 @@ pub(super) fn overlay(value: &mut Value, get: &dyn Fn(&str) -> Option<String>) -
             let Some(text) = get(&variable).filter(|text| !text.is_empty()) else { continue };
             let leaf = match shape {
                 Text => Value::String(text),
+                List => text.split(',').map(|entry| Value::String(entry.trim().to_owned())).collect(),
                 Bool => match text.as_str() {
                     "true" | "1" | "yes" => Value::Bool(true),
                     "false" | "0" | "no" => Value::Bool(false),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use mezite_core::network::Network;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +166,10 @@ pub(crate) struct Proxy {
     pub(crate) ssh_public_addr: Option<String>,
     /// The same for agents, when it differs.
     pub(crate) tunnel_public_addr: Option<String>,
+    /// Load balancers in front of the three listeners, addresses or blocks such as 10.0.0.0/8. They must send the PROXY
+    /// protocol, version 1 or 2, and it is believed of nobody else.
+    #[schemars(with = "Vec<String>")]
+    pub(crate) proxy_protocol_from: Vec<Network>,
     /// Auth, when it runs elsewhere.
     pub(crate) auth_addr: Option<String>,
     /// Used once, to join an Auth that runs elsewhere.
@@ -278,6 +283,7 @@ impl Default for Proxy {
             public_addr: None,
             ssh_public_addr: None,
             tunnel_public_addr: None,
+            proxy_protocol_from: Vec::new(),
             auth_addr: None,
             join_token: None,
             join_token_file: None,

@@ -117,3 +117,13 @@ fn reference_config_schema_is_up_to_date() {
     }
     assert!(std::fs::read_to_string(path).unwrap_or_default() == text, "run `make docs`");
 }
+
+#[test]
+fn load_balancers_are_addresses_and_blocks() {
+    let text = |list: &str| format!("cluster_name: x\nproxy: {{proxy_protocol_from: {list}}}\n");
+    assert_eq!(load(&text("[10.0.0.0/8, 192.0.2.7]"), &[]).unwrap().proxy.proxy_protocol_from.len(), 2);
+    let variable = [("MEZITE_PROXY_PROXY_PROTOCOL_FROM", "10.0.0.0/8, 2001:db8::7")];
+    assert_eq!(load("cluster_name: x\n", &variable).unwrap().proxy.proxy_protocol_from.len(), 2);
+    let error = load(&text("[10.0.0.1/8]"), &[]).unwrap_err().to_string();
+    assert!(error.contains("write 10.0.0.0/8"), "{error}");
+}
