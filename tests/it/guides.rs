@@ -66,6 +66,14 @@ fn follow_as(who: &Command, guide: &str, cluster: &Cluster, here: &[(&str, &str)
 }
 
 #[test]
+fn the_commands_of_the_guides_to_forwarding_and_addresses_run() {
+    let mut cluster = Cluster::start();
+    cluster.add_agent("web-01", &[("MEZITE_NODE_LABELS", "env=production")]);
+    follow("port-forwarding.md", &cluster);
+    follow("source-addresses.md", &cluster);
+}
+
+#[test]
 fn the_commands_of_the_guide_to_roles_run() {
     let mut cluster = Cluster::start();
     cluster.add_agent("web-01", &[("MEZITE_NODE_LABELS", "env=production")]);

@@ -1,4 +1,4 @@
-//! An agent dials out and listens nowhere.
+//! An agent dials out and listens nowhere, but for a user who asks for it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +28,8 @@ fn listeners() -> BTreeSet<String> {
 
 #[test]
 fn an_agent_has_no_listening_port() {
-    let setup = Setup::shared();
+    // Of its own: users of the shared one may ask for remote forwards.
+    let setup = Setup::new();
     let session = Client::start(setup.alice.ssh_command(&[&setup.target(), "echo up; sleep 1000"]));
     session.expect("up");
     let agent = sockets(setup.cluster.agents["node-1"].pid());

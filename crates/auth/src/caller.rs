@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use mezite_core::Fault;
-use mezite_core::audit::Event;
+use mezite_core::audit::{Event, EventType};
 use mezite_core::kind;
 use mezite_core::kind::user::Traits;
+use mezite_core::rbac::pins_certificates;
 use mezite_net::clock;
 use mezite_net::http::Remote;
 use mezite_net::rpc::{AUTHORIZATION, CLIENT_IP};
@@ -53,6 +54,10 @@ pub(crate) struct User {
     pub(crate) token: Zeroizing<String>,
     pub(crate) expires_unix: i64,
     pub(crate) logged_in_unix: u64,
+    /// Where the login came from.
+    pub(crate) source: Option<IpAddr>,
+    /// Whether the login is good from there only.
+    pub(crate) pinned: bool,
 }
 
 impl User {
@@ -83,17 +88,17 @@ impl Caller {
             Some(told) => told
                 .to_str()
                 .ok()
-                .and_then(|ip| ip.parse().ok())
+                .and_then(|ip| Some(ip.parse::<IpAddr>().ok()?.to_canonical()))
                 .ok_or_else(|| Fault::Denied(format!("{CLIENT_IP} is not an address")))?,
             None => remote.addr.ip(),
         };
         let who = match (peer, token) {
             (None, None) => Who::Nobody,
             (Some(peer), None) => machine(hub, peer, headers).await?,
-            (None, Some(token)) => Who::User(Arc::new(user(hub, token).await?)),
+            (None, Some(token)) => Who::User(Arc::new(user(hub, token, client_ip).await?)),
             (Some(peer), Some(token)) if peer.role == PeerRole::Proxy => {
                 machine(hub, peer, headers).await?;
-                Who::User(Arc::new(user(hub, token).await?))
+                Who::User(Arc::new(user(hub, token, client_ip).await?))
             }
             (Some(_), Some(_)) => return Err(Fault::Denied("an agent carries no user's token".into())),
         };
@@ -165,7 +170,7 @@ fn token(headers: &HeaderMap) -> Result<Option<Zeroizing<String>>, Fault> {
     Ok(Some(Zeroizing::new(token.to_owned())))
 }
 
-async fn user(hub: &Hub, token: Zeroizing<String>) -> Result<User, Fault> {
+async fn user(hub: &Hub, token: Zeroizing<String>, client_ip: IpAddr) -> Result<User, Fault> {
     let refused = || Fault::NotLoggedIn("the session has expired or was ended".into());
     let login = hub.store.login(&token, clock::now()).await?.ok_or_else(refused)?;
     let object = hub.store.find_by_id::<kind::User>(&login.user_id).await?.ok_or_else(refused)?;
@@ -178,9 +183,32 @@ async fn user(hub: &Hub, token: Zeroizing<String>) -> Result<User, Fault> {
         token,
         expires_unix: login.expires_at.unix_timestamp(),
         logged_in_unix: login.created_at.unix_timestamp().unsigned_abs(),
+        source: login.source,
+        pinned: login.pinned,
     };
     refuse_locked(hub, &user).await?;
+    refuse_elsewhere(hub, &user, client_ip).await?;
     Ok(user)
+}
+
+/// A login that is pinned is good from its own address only, for whatever is called (F375).
+async fn refuse_elsewhere(hub: &Hub, user: &User, client_ip: IpAddr) -> Result<(), Fault> {
+    if user.source == Some(client_ip) {
+        return Ok(());
+    }
+    // A role that is missing denies everything, and so counts as one that pins.
+    if !user.pinned && !pins_certificates(&user.roles, &hub.roles().await?).unwrap_or(true) {
+        return Ok(());
+    }
+    let pinned_to = user.source.map_or_else(|| "an unknown address".to_owned(), |source| source.to_string());
+    let reason = format!("your login is pinned to {pinned_to}, and this call comes from {client_ip}");
+    let mut event = hub.event(EventType::AccessDeniedSourceIp).user(&user.name, &user.roles);
+    event = event.resource("user", &user.name).detail("pinned_to", pinned_to);
+    event.client_ip = client_ip.to_string();
+    event.error_message.clone_from(&reason);
+    event.success = false;
+    hub.audit_refusals(vec![(Cause::new("users", &user.id), event)]).await?;
+    Err(Fault::NotLoggedIn(reason))
 }
 
 /// A process of ours: of this cluster, and, for an agent, with a node that was not deleted or replaced.

@@ -37,6 +37,9 @@ pub struct Identity {
     pub traits: Traits,
     /// OS logins the certificate is good for.
     pub principals: Vec<String>,
+    /// Whether the certificate is bound to the address that it is used from (`source-address`, OpenSSH PROTOCOL.certkeys,
+    /// "Critical options"). Whoever verified it says so.
+    pub pinned: bool,
 }
 
 /// The standard flags of a user certificate (F516).
@@ -85,7 +88,7 @@ impl Identity {
     }
 
     /// Reads the identity out of a certificate whose signature, validity and type were verified before. Extensions that
-    /// are not ours are ignored.
+    /// are not ours are ignored. It is not [`Self::pinned`] so far.
     ///
     /// # Errors
     /// [`IdentityError`] when one of ours is missing, repeated, too long or malformed.
@@ -109,6 +112,7 @@ impl Identity {
             roles: read(roles)?,
             traits: read(traits)?,
             principals: principals.to_vec(),
+            pinned: false,
         };
         name::user(&identity.user).map_err(|_| IdentityError::Unreadable("key id"))?;
         if identity.user_id.is_empty() || identity.user_id.len() > name::MAX_NAME {

@@ -8,6 +8,7 @@ use mezite_core::rbac::Denied;
 use mezite_net::clock;
 use mezite_net::report::Reports;
 use mezite_proto::v1::auth_client::AuthClient;
+use mezite_ssh::cert::Certificate;
 use tonic::transport::Channel;
 
 use crate::tunnel::ForwardDenied;
@@ -24,10 +25,20 @@ impl Reporter {
         Self { events: Reports::start(auth) }
     }
 
-    /// A certificate that one of our CAs signed for `holder` did not open the front door.
-    pub(crate) fn certificate_refused(&self, kind: EventType, holder: &str, peer: SocketAddr, reason: &str) {
+    /// A certificate that one of our CAs signed did not open the front door.
+    pub(crate) fn certificate_refused(
+        &self,
+        kind: EventType,
+        certificate: &Certificate,
+        peer: SocketAddr,
+        reason: &str,
+    ) {
+        let holder = certificate.key_id.as_str();
         let mut event = event(kind, peer).resource("user", holder).user(holder, &[]);
         event.error_message = reason.to_owned();
+        if let (EventType::AccessDeniedSourceIp, Some(pinned_to)) = (kind, certificate.source_addresses()) {
+            event = event.detail("pinned_to", pinned_to);
+        }
         self.events.send(event);
     }
 
@@ -57,13 +68,13 @@ impl Reporter {
 
     /// An agent refused a port forward as the proxy's grant told it to (F069..F071).
     pub(crate) fn forward_denied(&self, report: &ForwardDenied) {
-        let ForwardDenied { dial, target } = report;
+        let ForwardDenied { dial, target, reason } = report;
         let mut event = event(EventType::AccessDeniedPortForwarding, dial.client)
             .resource("node", dial.node_name.as_str())
             .user(dial.user.as_str(), &[]);
         event.server_hostname.clone_from(&dial.node_name);
         event.server_id.clone_from(&dial.node_id);
-        event.error_message = "no role of the user allows port forwarding".to_owned();
+        event.error_message.clone_from(reason);
         event.details.insert("target".to_owned(), target.as_str().into());
         self.events.send(event);
     }

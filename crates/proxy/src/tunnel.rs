@@ -85,6 +85,8 @@ pub(crate) struct ForwardDenied {
     pub(crate) dial: Arc<DialInfo>,
     /// What the client asked to reach, escaped and bounded.
     pub(crate) target: String,
+    /// Why not, escaped and bounded.
+    pub(crate) reason: String,
 }
 
 /// A dial in use; dropping it ends the tracking.
@@ -277,7 +279,11 @@ impl Tunnels {
             live.reports = live.reports.saturating_add(1);
             (live.reports <= MAX_REPORTS_PER_DIAL).then(|| Arc::clone(&live.about))
         });
-        let report = about.flatten().map(|dial| ForwardDenied { dial, target: shown(&denied.target) });
+        let report = about.flatten().map(|dial| ForwardDenied {
+            dial,
+            target: shown(&denied.target),
+            reason: shown(&denied.reason),
+        });
         if report.is_some_and(|report| self.forwards.try_send(report).is_err()) {
             tracing::warn!(node_id, "a report of a refused port forward was dropped: too many at once");
         }
@@ -453,7 +459,11 @@ mod tests {
             client: ([127, 0, 0, 1], 1).into(),
         };
         let _dials = [tunnels.track("mallory", about("mallory"), None), tunnels.track("bob", about("bob"), None)];
-        let denied = |dial: &str| v1::PortForwardDenied { dial_id: dial.into(), target: "db:5432".into() };
+        let denied = |dial: &str| v1::PortForwardDenied {
+            dial_id: dial.into(),
+            target: "db:5432".into(),
+            reason: "no role allows port forwarding".into(),
+        };
         for _ in 0..5000 {
             tunnels.forward_denied("n", &denied("mallory"));
         }

@@ -18,6 +18,7 @@ pub use verify::{CLOCK_ALLOWANCE, Policy, verify};
 use crate::key::{KeyError, PublicKey, decode_line, encode_line, printable};
 use crate::wire::{WireError, put_string, put_u32, put_u64, put_utf8};
 use std::fmt;
+use std::net::IpAddr;
 use thiserror::Error;
 
 /// Name of the certificate type on the wire.
@@ -169,6 +170,12 @@ impl Certificate {
         self.extensions.iter().filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value).ok()?)))
     }
 
+    /// The addresses that it may be used from: the value of `source-address`, if it has one.
+    #[must_use]
+    pub fn source_addresses(&self) -> Option<&str> {
+        lookup(&self.critical_options, SOURCE_ADDRESS)
+    }
+
     /// The fingerprint of the key it certifies, as of [`PublicKey::fingerprint`].
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -263,8 +270,13 @@ pub enum CertError {
     #[error("the certificate has the unknown critical option {0:?}")]
     UnknownCriticalOption(String),
     /// The client's address is unknown or not in the `source-address` list, or the list is malformed.
-    #[error("the certificate may not be used from this address")]
-    SourceAddress,
+    #[error("the certificate is pinned to {allowed}, and this connection comes from {}", Source(*found))]
+    SourceAddress {
+        /// The list in the certificate.
+        allowed: String,
+        /// The client's address.
+        found: Option<IpAddr>,
+    },
     /// The system gives no randomness for the nonce.
     #[error("cannot make a nonce for the certificate")]
     Nonce,
@@ -282,8 +294,20 @@ impl CertError {
                 | Self::NoPrincipals
                 | Self::PrincipalMismatch(_)
                 | Self::UnknownCriticalOption(_)
-                | Self::SourceAddress
+                | Self::SourceAddress { .. }
         )
+    }
+}
+
+/// Shows where somebody comes from.
+struct Source(Option<IpAddr>);
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.to_canonical().fmt(f),
+            None => f.write_str("an unknown address"),
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub use audit::{AuditFilter, AuditKeys, AuditReport, BadEvent, StoredEvent};
 pub use authority::Authority;
 pub use db::{Options, Store};
 pub use files::Recordings;
-pub use login::Login;
+pub use login::{Login, Origin};
 pub use mfa::MfaDevice;
 pub use mfa_proof::MfaProof;
 pub use migrate::Step;

@@ -1,6 +1,8 @@
 //! Passwords, login sessions (the bearer tokens of users) and invites. Tokens are given in as they were made and kept as
 //! hashes only; they cannot be read back.
 
+use std::net::IpAddr;
+
 use mezite_core::{Fault, when};
 use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
@@ -19,6 +21,19 @@ pub struct Login {
     pub created_at: OffsetDateTime,
     /// First moment at which the token is refused.
     pub expires_at: OffsetDateTime,
+    /// Where from; `None` for one that is older than the record of it.
+    pub source: Option<IpAddr>,
+    /// Whether what comes of the login is good from there only.
+    pub pinned: bool,
+}
+
+/// Where a login came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address.
+    pub source: IpAddr,
+    /// Whether what comes of the login is good from there only.
+    pub pinned: bool,
 }
 
 impl Store {
@@ -40,7 +55,7 @@ impl Store {
         let row = self
             .row(
                 sqlx::query(
-                    "SELECT u.id, u.name, s.created_at, s.expires_at FROM api_sessions s JOIN users u ON u.id = s.user_id
+                    "SELECT u.id, u.name, s.created_at, s.expires_at, s.source_ip, s.pinned FROM api_sessions s JOIN users u ON u.id = s.user_id
              WHERE s.token_hash = $1 AND s.expires_at > $2",
                 )
                 .bind(secret::hash(token))
@@ -85,12 +100,20 @@ impl Tx {
     ///
     /// # Errors
     /// [`Fault::NotFound`] when there is no such user.
-    pub async fn add_login(&mut self, username: &str, token: &str, expires_at: OffsetDateTime) -> Result<(), Fault> {
+    pub async fn add_login(
+        &mut self,
+        username: &str,
+        token: &str,
+        expires_at: OffsetDateTime,
+        origin: Origin,
+    ) -> Result<(), Fault> {
         let now = self.stamp();
-        self.execute(sqlx::query("DELETE FROM api_sessions WHERE expires_at <= $1").bind(now)).await?;
-        let insert = "INSERT INTO api_sessions (token_hash, user_id, created_at, expires_at)
-             SELECT $1, id, $3, $4 FROM users WHERE name = $2";
-        self.add_token(insert, username, token, expires_at).await
+        self.execute(sqlx::query("DELETE FROM api_sessions WHERE expires_at <= $1").bind(&now)).await?;
+        let insert = "INSERT INTO api_sessions (token_hash, user_id, created_at, expires_at, source_ip, pinned)
+             SELECT $1, id, $3, $4, $5, $6 FROM users WHERE name = $2";
+        let insert = sqlx::query(insert).bind(secret::hash(token)).bind(username).bind(now);
+        let insert = insert.bind(when::millis(expires_at)).bind(origin.source.to_canonical().to_string());
+        existed(self.execute(insert.bind(origin.pinned)).await?, username)
     }
 
     /// Ends one login session; the answer is whether there was one.
@@ -140,16 +163,6 @@ impl Tx {
         self.revoke_invites(username).await?;
         let insert = "INSERT INTO invites (token_hash, user_id, created_at, expires_at)
              SELECT $1, id, $3, $4 FROM users WHERE name = $2";
-        self.add_token(insert, username, token, expires_at).await
-    }
-
-    async fn add_token(
-        &mut self,
-        insert: &'static str,
-        username: &str,
-        token: &str,
-        expires_at: OffsetDateTime,
-    ) -> Result<(), Fault> {
         let now = self.stamp();
         let insert = sqlx::query(insert).bind(secret::hash(token)).bind(username).bind(now);
         let done = self.execute(insert.bind(when::millis(expires_at))).await?;
@@ -188,5 +201,7 @@ fn decode(row: &SqliteRow) -> Result<Login, Fault> {
         username: column(row, 1)?,
         created_at: when::parse(&column::<String>(row, 2)?)?,
         expires_at: when::parse(&column::<String>(row, 3)?)?,
+        source: column::<Option<String>>(row, 4)?.and_then(|address| address.parse().ok()),
+        pinned: column(row, 5)?,
     })
 }

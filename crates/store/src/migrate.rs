@@ -32,6 +32,7 @@ migrations! {
     1 "init" "001_init";
     2 "totp" "002_totp";
     3 "session_mfa" "003_session_mfa";
+    4 "login_source" "004_login_source";
 }
 
 /// One known schema version.

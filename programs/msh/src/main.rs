@@ -10,7 +10,7 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use mezite_client::{cli, passwd, terminal};
 
 use args::{Command, Msh};
@@ -19,12 +19,21 @@ use run::Places;
 /// What ssh(1) answers when the failure is its own.
 const SSH_FAILED: u8 = 255;
 
+/// What to do in place of `msh ssh -L`, which there is not (F072 to F074).
+const FORWARDING: &str = "
+msh ssh forwards no ports. Plain ssh does, through the same proxy and with the same certificate:
+  msh config --append
+  ssh -L 5432:db.internal:5432 LOGIN@NODE.mezite";
+
 fn main() -> ExitCode {
     mezite_net::nss::pin_nss();
     let args = match cli::parse::<Msh>(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
+            if is_forwarding(&error) {
+                eprintln!("{FORWARDING}");
+            }
             return usage_exit(error.kind());
         }
     };
@@ -48,6 +57,12 @@ fn main() -> ExitCode {
     // A thread may still wait for a key: nobody waits for it.
     runtime.shutdown_background();
     std::process::exit(code.into())
+}
+
+/// Whether somebody tried a flag of ssh(1) that forwards.
+fn is_forwarding(error: &clap::Error) -> bool {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return false };
+    error.kind() == ErrorKind::UnknownArgument && ["-L", "-R", "-D"].contains(&flag.as_str())
 }
 
 /// A wrong `msh ssh` must not look like a command that ended with 2.

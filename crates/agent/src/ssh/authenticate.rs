@@ -205,18 +205,21 @@ fn admit(
         source,
     };
     let told = |reason: String, kind: EventType| {
-        let event = Box::new(denial(agent, &certificate.key_id, login, source, &reason, kind));
-        Refusal::Told { reason, event }
+        let mut event = denial(agent, &certificate.key_id, login, source, &reason, kind);
+        if let (EventType::AccessDeniedSourceIp, Some(pinned_to)) = (kind, certificate.source_addresses()) {
+            event = event.detail("pinned_to", pinned_to);
+        }
+        Refusal::Told { reason, event: Box::new(event) }
     };
     cert::verify(certificate, &policy).map_err(|error| {
-        if error.is_from_known_authority() {
-            let kind = match error {
-                CertError::SourceAddress => EventType::AccessDeniedSourceIp,
-                _ => EventType::AccessDeniedCertificate,
-            };
-            told(format!("ssh: {error}"), kind)
-        } else {
-            Refusal::Stranger(error.to_string())
+        if !error.is_from_known_authority() {
+            return Refusal::Stranger(error.to_string());
+        }
+        match error {
+            CertError::SourceAddress { .. } => {
+                told(format!("ssh: {error}; run msh login"), EventType::AccessDeniedSourceIp)
+            }
+            error => told(format!("ssh: {error}"), EventType::AccessDeniedCertificate),
         }
     })?;
     let identity = identity(agent, certificate).map_err(|e| told(e, EventType::AccessDeniedCertificate))?;
@@ -261,9 +264,10 @@ pub(super) fn source(dial: &Dial) -> Option<IpAddr> {
 }
 
 fn identity(agent: &Agent, certificate: &Certificate) -> Result<Identity, String> {
-    let identity =
+    let mut identity =
         Identity::from_certificate(&certificate.key_id, &certificate.principals, certificate.extension_texts())
             .map_err(|e| e.to_string())?;
+    identity.pinned = certificate.source_addresses().is_some();
     if identity.cluster == agent.cluster_name {
         return Ok(identity);
     }

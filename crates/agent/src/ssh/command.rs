@@ -74,6 +74,13 @@ impl Prepared {
         }
     }
 
+    /// The socket of the user's key agent, for the session's programs.
+    pub(super) fn set_key_agent(&mut self, socket: String) {
+        const NAME: &str = "SSH_AUTH_SOCK";
+        self.env.retain(|(known, _)| known != NAME);
+        self.env.push((NAME.to_owned(), socket));
+    }
+
     fn set(&mut self, name: &str, value: &str) -> bool {
         // A line break would be a variable of its own to whoever reads the output of `env`.
         let plain = value.len() <= MAX_ENV_VALUE && !value.chars().any(char::is_control);
@@ -113,6 +120,7 @@ pub(super) fn describe(command: &Command) -> (&'static str, String) {
         Command::Shell => ("shell", String::new()),
         Command::Exec(line) => ("exec", String::from_utf8_lossy(line).into_owned()),
         Command::Subsystem { name, .. } => ("subsystem", name.clone()),
+        Command::Sockets => ("sockets", String::new()),
     }
 }
 

@@ -17,10 +17,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The leader stands; it runs after [`Leader::go`].
 #[derive(Debug)]
-pub(super) struct Leader {
+pub(super) struct Leader<S = Streams> {
     pub(super) messages: Messages,
     pub(super) control: ControlWriter,
-    pub(super) streams: Streams,
+    pub(super) streams: S,
 }
 
 /// Where the leader's bytes go in and out.
@@ -65,7 +65,41 @@ impl std::fmt::Display for Exit {
     }
 }
 
-impl Leader {
+/// What the agent holds of a leader's descriptors.
+pub(super) trait Ends: Sized + Send {
+    /// Takes them out of `running`.
+    fn take(running: &mut Running) -> io::Result<Self>;
+}
+
+/// Of a session.
+impl Ends for Streams {
+    fn take(running: &mut Running) -> io::Result<Self> {
+        let Running { pty_master, stdin, stdout, stderr, .. } = running;
+        match (pty_master.take(), stdin.take(), stdout.take(), stderr.take()) {
+            (Some(master), ..) => Ok(Self::Terminal {
+                // A terminal is no pipe, but to be read, written and waited for it is like one.
+                output: Receiver::from_owned_fd_unchecked(master.try_clone()?)?,
+                input: Sender::from_owned_fd_unchecked(master.try_clone()?)?,
+                size: master,
+            }),
+            (None, Some(stdin), Some(stdout), Some(stderr)) => Ok(Self::Pipes {
+                input: Sender::from_owned_fd_unchecked(stdin)?,
+                output: Receiver::from_owned_fd_unchecked(stdout)?,
+                errors: Receiver::from_owned_fd_unchecked(stderr)?,
+            }),
+            _ => Err(io::Error::other("the session has neither a terminal nor pipes")),
+        }
+    }
+}
+
+/// Of the helper that opens sockets.
+impl Ends for OwnedFd {
+    fn take(running: &mut Running) -> io::Result<Self> {
+        running.socket.take().ok_or_else(|| io::Error::other("the socket helper has no socket"))
+    }
+}
+
+impl<S: Ends> Leader<S> {
     /// Makes the session's processes; nothing of the user runs yet.
     ///
     /// # Errors
@@ -87,23 +121,10 @@ impl Leader {
         }
     }
 
-    fn new(running: Running) -> io::Result<(Self, Starter)> {
-        let Running { control, pty_master, stdin, stdout, stderr, starter } = running;
+    fn new(mut running: Running) -> io::Result<(Self, Starter)> {
+        let streams = S::take(&mut running)?;
+        let Running { control, starter, .. } = running;
         let (read, write) = UnixStream::from_std(control)?.into_split();
-        let streams = match (pty_master, stdin, stdout, stderr) {
-            (Some(master), ..) => Streams::Terminal {
-                // A terminal is no pipe, but to be read, written and waited for it is like one.
-                output: Receiver::from_owned_fd_unchecked(master.try_clone()?)?,
-                input: Sender::from_owned_fd_unchecked(master.try_clone()?)?,
-                size: master,
-            },
-            (None, Some(stdin), Some(stdout), Some(stderr)) => Streams::Pipes {
-                input: Sender::from_owned_fd_unchecked(stdin)?,
-                output: Receiver::from_owned_fd_unchecked(stdout)?,
-                errors: Receiver::from_owned_fd_unchecked(stderr)?,
-            },
-            _ => return Err(io::Error::other("the session has neither a terminal nor pipes")),
-        };
         let messages = Messages { socket: read, decoder: Decoder::messages() };
         Ok((Self { messages, control: ControlWriter(write), streams }, starter))
     }

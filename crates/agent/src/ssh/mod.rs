@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use mezite_core::identity::Identity;
 use mezite_core::rbac::{Permit, Proof};
-use mezite_net::ssh::{ChannelOpen, Connection, DisconnectReason, Event, Incoming, OpenFailure};
+use mezite_net::ssh::{ChannelOpen, Connection, Event, Incoming, OpenFailure};
 use mezite_net::tunnel::TunnelStream;
 use mezite_proto::v1;
 use mezite_proto::v1::control_up::Message as Up;
@@ -26,12 +26,11 @@ use mezite_ssh::config::{HostKey, ServerConfig};
 use tokio::sync::Semaphore;
 
 use crate::Agent;
+use crate::ssh::forward::Forwards;
 use crate::tunnel::{ControlSender, up};
 
 /// Sessions of one connection when no role says less.
 const MAX_SESSIONS: usize = 64;
-/// Forwarded channels of one connection.
-const MAX_FORWARDS: usize = 128;
 
 /// Time to log in: somebody whom the proxy let in may have to find a telephone first.
 const LOGIN_GRACE: Duration = Duration::from_secs(120);
@@ -66,9 +65,6 @@ pub(crate) struct Admitted {
     pub(crate) permit: Permit,
 }
 
-/// Refused forwards of one connection that are told of, so that whoever floods does not push out the reports of others.
-const MAX_REPORTS: u32 = 128;
-
 /// Serves one connection to its end.
 pub(crate) async fn serve(agent: Arc<Agent>, stream: TunnelStream, dial: Dial) {
     let identity = Arc::clone(&agent.identity.borrow());
@@ -82,78 +78,38 @@ pub(crate) async fn serve(agent: Arc<Agent>, stream: TunnelStream, dial: Dial) {
 async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Incoming) {
     let allowed = admitted.permit.max_sessions().map_or(MAX_SESSIONS, |max| MAX_SESSIONS.min(max as usize));
     let sessions = Arc::new(Semaphore::new(allowed));
-    let forwards = Arc::new(Semaphore::new(MAX_FORWARDS));
-    let mut reports = 0..MAX_REPORTS;
-    let mut refused = |target: String| {
-        if reports.next().is_some() {
-            admitted.report_forward(target);
-        }
-    };
+    let forwards = Forwards::new(Arc::clone(&admitted), connection.clone(), Arc::clone(&sessions), allowed);
     while let Some(event) = incoming.next().await {
         match event {
-            Event::Channel(request) => match request.open.clone() {
+            Event::Channel(request) => match request.open {
                 ChannelOpen::Session => {
                     let Ok(slot) = Arc::clone(&sessions).try_acquire_owned() else {
                         request.reject(OpenFailure::ResourceShortage, "too many sessions on one connection");
                         continue;
                     };
                     let (admitted, connection) = (Arc::clone(&admitted), connection.clone());
+                    let forwards = Arc::clone(&forwards);
                     tokio::spawn(async move {
-                        session::run(admitted, connection, request.accept()).await;
+                        session::run(admitted, connection, request.accept(), &forwards).await;
+                        forwards.session_ended();
                         drop(slot);
                     });
                 }
-                ChannelOpen::DirectTcpip { host, port, .. } => {
-                    let target = format!("{host}:{port}");
-                    if !admitted.permit.port_forwarding() {
-                        refused(target);
-                        request.reject(OpenFailure::AdministrativelyProhibited, "no role allows port forwarding");
-                        continue;
-                    }
-                    let Ok(slot) = Arc::clone(&forwards).try_acquire_owned() else {
-                        request.reject(OpenFailure::ResourceShortage, "too many forwarded connections");
-                        continue;
-                    };
-                    if let Err(reason) = admitted.decide_again(false) {
-                        request.reject(OpenFailure::AdministrativelyProhibited, &reason);
-                        continue;
-                    }
-                    authenticate::report_forward(&admitted, &target);
-                    let (admitted, connection) = (Arc::clone(&admitted), connection.clone());
-                    let sessions = Arc::clone(&sessions);
-                    tokio::spawn(async move {
-                        let ended = tokio::select! {
-                            () = forward::tcp(request, &host, port) => None,
-                            verdict = admitted.verdict("") => Some(verdict),
-                        };
-                        drop(slot);
-                        // Sessions end by their own verdict, on record, and the connection with them.
-                        if let Some(verdict) = ended.filter(|_| sessions.available_permits() == allowed) {
-                            connection.disconnect(DisconnectReason::ByApplication, &verdict.message);
-                        }
-                    });
-                }
-                other => {
-                    refused(other.name().to_owned());
-                    request.reject(OpenFailure::AdministrativelyProhibited, "this kind of forwarding is not offered");
-                }
+                _ => forwards.open(request),
             },
-            Event::Global(request) => {
-                if request.name == "tcpip-forward" && !admitted.permit.port_forwarding() {
-                    refused(request.name.clone());
-                }
-                request.reply(None);
-            }
+            Event::Global(request) => forwards.global(request),
             Event::Auth(request) => request.reject(&[]),
             Event::Authenticated { .. } => {}
         }
     }
+    forwards.close();
 }
 
 impl Admitted {
     /// The proxy writes the event (F071). A full queue means that the tunnel is stuck, and the proxy will see that.
-    fn report_forward(&self, target: String) {
-        let denied = v1::PortForwardDenied { dial_id: self.dial.dial_id.clone(), target };
+    fn report_forward(&self, target: String, reason: &str) {
+        let (dial_id, reason) = (self.dial.dial_id.clone(), reason.to_owned());
+        let denied = v1::PortForwardDenied { dial_id, target, reason };
         let _ = self.dial.control.try_send(up(Up::PortForwardDenied(denied)));
     }
 }

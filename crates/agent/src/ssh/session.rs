@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::config::RecordingMode;
 use crate::ssh::Admitted;
 use crate::ssh::command::{Prepared, Step, describe};
+use crate::ssh::forward::Forwards;
 use crate::ssh::leader::{Exit, Leader};
 use crate::ssh::pump::{self, Ended};
 pub(super) use crate::ssh::verdict::Verdict;
@@ -34,10 +35,10 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 const OURS: u32 = 255;
 
 /// Serves a session channel to its end.
-pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel: Channel) {
+pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel: Channel, forwards: &Arc<Forwards>) {
     let (mut reader, writer) = channel.split();
     let mut prepared = Prepared::default();
-    let Some((command, request)) = prepare(&admitted, &mut reader, &mut prepared).await else { return };
+    let Some((command, request)) = prepare(&admitted, &mut reader, &mut prepared, forwards).await else { return };
     let mut session = Session::new(Arc::clone(&admitted), &command, prepared.pty.is_some());
     match session.start(command, prepared).await {
         Ok((leader, recorder)) => {
@@ -62,9 +63,14 @@ async fn prepare(
     admitted: &Admitted,
     reader: &mut ChannelReader,
     prepared: &mut Prepared,
+    forwards: &Arc<Forwards>,
 ) -> Option<(Command, ChannelReq)> {
     while let Some(event) = reader.recv().await {
         let ChannelEvent::Request(request) = event else { continue };
+        if request.request == SessionRequest::AgentForward {
+            request.reply(forward_keys(admitted, prepared, forwards).await);
+            continue;
+        }
         match prepared.take(request.request.clone(), &admitted.permit) {
             Step::Answer(answer) => request.reply(answer),
             Step::Refuse(reason) => {
@@ -75,6 +81,20 @@ async fn prepare(
         }
     }
     None
+}
+
+/// Whether the session's programs reach the user's key agent.
+async fn forward_keys(admitted: &Admitted, prepared: &mut Prepared, forwards: &Arc<Forwards>) -> bool {
+    match forwards.keys().await {
+        Ok(socket) => {
+            prepared.set_key_agent(socket);
+            true
+        }
+        Err(reason) => {
+            tracing::info!(user = admitted.identity.user, reason, "forwarding the key agent was refused");
+            false
+        }
+    }
 }
 
 struct Session {

@@ -1,8 +1,10 @@
-//! When what was permitted must end: every session and every forward is decided again as long as it lives.
+//! When what was permitted must end: every session and every connection is decided again as long as it lives.
 
 use std::time::Duration;
 
+use mezite_core::rbac::Permit;
 use mezite_net::clock;
+use mezite_net::watch::View;
 
 use crate::ssh::{Admitted, authenticate};
 
@@ -32,8 +34,8 @@ impl Verdict {
 }
 
 impl Admitted {
-    /// Comes back when it must end: an administrator, a changed decision, or time. A forward is of no session; its
-    /// `session_id` is empty.
+    /// Comes back when it must end: an administrator, a changed decision, or time. A connection without a
+    /// session has an empty `session_id`.
     pub(super) async fn verdict(&self, session_id: &str) -> Verdict {
         let mut cluster = self.agent.cluster.clone();
         let mut terminations = cluster.terminations();
@@ -51,21 +53,34 @@ impl Admitted {
                     // A lag means that a termination may have been missed: it fails closed.
                     _ => return Verdict::new("terminated", "an administrator ended this session"),
                 },
-                () = cluster.changed() => if let Err(reason) = self.decide_again(!session_id.is_empty()) {
+                () = cluster.changed() => if let Err(reason) = self.permit_now() {
                     return Verdict::new("locked", &reason);
                 }
             }
         }
     }
 
-    /// The decision with what is known now, for a session or a forward that runs or is about to.
+    /// The decision with what is known now, for something that runs.
     ///
     /// # Errors
     /// Why the answer is no.
-    pub(super) fn decide_again(&self, is_session: bool) -> Result<(), String> {
-        let Some(view) = self.agent.cluster.last() else { return Ok(()) };
-        let permit = authenticate::decide(&self.agent, &view, &self.identity, &self.login, self.proof)
-            .map_err(|refused| refused.to_string())?;
-        if is_session || permit.port_forwarding() { Ok(()) } else { Err("no role allows port forwarding".to_owned()) }
+    pub(super) fn permit_now(&self) -> Result<Permit, String> {
+        let Some(view) = self.agent.cluster.last() else { return Ok(self.permit.clone()) };
+        self.permit_by(&view)
+    }
+
+    /// The decision for something that is about to begin: while Auth has been away for too long it is no.
+    ///
+    /// # Errors
+    /// Why the answer is no.
+    pub(super) fn permit_to_begin(&self) -> Result<Permit, String> {
+        let view = self.agent.cluster.current().map_err(|e| e.to_string())?;
+        self.permit_by(&view)
+    }
+
+    fn permit_by(&self, view: &View) -> Result<Permit, String> {
+        let permit = authenticate::decide(&self.agent, view, &self.identity, &self.login, self.proof);
+        let permit = permit.map_err(|refused| refused.to_string())?;
+        Ok(permit.narrowed(self.dial.grant.port_forwarding))
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use mezite_core::audit::EventType;
 use mezite_core::identity::Identity;
 use mezite_core::lock::{self, Subject};
-use mezite_core::rbac::{certificate_flags, certificate_ttl, logins_for};
+use mezite_core::rbac::{certificate_flags, certificate_ttl, logins_for, pins_certificates};
 use mezite_core::{Fault, Invalid};
 use mezite_net::clock;
-use mezite_ssh::cert::{CertKind, Certificate, CertificateBuilder};
+use mezite_ssh::cert::{CertKind, Certificate, CertificateBuilder, SOURCE_ADDRESS};
 use mezite_ssh::key::PublicKey;
 
 use crate::ca::x509::BACKDATE;
@@ -45,6 +45,7 @@ pub(crate) async fn issue(
     let roles = hub.roles().await?;
     let denied = |denied: mezite_core::rbac::Denied| Fault::Denied(denied.to_string());
     let logins = logins_for(&user.name, &user.traits, &user.roles, &roles).map_err(denied)?;
+    let pinned = user.pinned || pins_certificates(&user.roles, &roles).map_err(denied)?;
     let flags = certificate_flags(&user.roles, &roles).map_err(denied)?;
     let default = hub.setting("user_cert_ttl").await?;
     let valid_for = certificate_ttl(&user.roles, &roles, ttl, default).map_err(denied)?;
@@ -62,6 +63,7 @@ pub(crate) async fn issue(
         roles: user.roles.clone(),
         traits: user.traits.clone(),
         principals: logins.clone(),
+        pinned,
     };
     let extensions = identity.to_extensions(flags).into_iter().map(|(name, value)| (name, value.into_bytes()));
     let certificate = CertificateBuilder {
@@ -72,7 +74,7 @@ pub(crate) async fn issue(
         principals: if logins.is_empty() { vec![NO_LOGIN.into()] } else { logins.clone() },
         valid_after: now.saturating_sub(BACKDATE.whole_seconds().unsigned_abs()),
         valid_before,
-        critical_options: Vec::new(),
+        critical_options: source_address(user, pinned)?,
         extensions: extensions.collect(),
     }
     .sign(&hub.authorities.user.key)
@@ -85,10 +87,24 @@ pub(crate) async fn issue(
         .detail("fingerprint", certificate.public_key.fingerprint())
         .detail("principals", &certificate.principals)
         .detail("valid_before_unix", valid_before);
+    if let Some(source) = certificate.source_addresses() {
+        event = event.detail("pinned_to", source);
+    }
     event.client_ip = client_ip.to_owned();
     hub.store.audit(vec![event]).await?;
     metrics::counter!("mezite_certificates_issued_total", "kind" => "user").increment(1);
     Ok(UserCert { certificate, logins })
+}
+
+/// The address of the login, however often the certificate is issued anew.
+fn source_address(user: &User, pinned: bool) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+    match user.source {
+        _ if !pinned => Ok(Vec::new()),
+        Some(source) => Ok(vec![(SOURCE_ADDRESS.to_owned(), source.to_string().into_bytes())]),
+        None => Err(Fault::NotLoggedIn(
+            "your roles pin certificates to the address of the login, which is not known".into(),
+        )),
+    }
 }
 
 /// # Errors

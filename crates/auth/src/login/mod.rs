@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use mezite_core::audit::EventType;
 use mezite_core::lock::{self, Subject};
+use mezite_core::rbac::pins_certificates;
 use mezite_core::{Fault, kind, name};
 use mezite_net::clock;
-use mezite_store::Tx;
+use mezite_store::{Origin, Tx};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -52,6 +53,8 @@ pub(crate) struct Credentials<'a> {
 struct Admitted {
     /// The hash that the password matches.
     hash: String,
+    /// Whether the user's roles pin certificates.
+    pinned: bool,
     /// The code that is to be used up.
     proof: Option<mfa::Proof>,
 }
@@ -77,7 +80,7 @@ pub(crate) async fn by_password(
     // Every name that cannot exist is one name to the counters.
     let username = if name::user(username).is_ok() { username } else { "" };
     admit(hub, username, source).await?;
-    let Admitted { hash, proof } = match check(hub, username, password, otp).await? {
+    let Admitted { hash, pinned, proof } = match check(hub, username, password, otp).await? {
         Ok(admitted) => admitted,
         Err(refusal) => return Err(refuse(hub, username, source, refusal, otp).await?),
     };
@@ -99,7 +102,7 @@ pub(crate) async fn by_password(
         }
         event = event.detail("mfa", mfa::TOTP).detail("factor", proof.device());
     }
-    tx.add_login(username, &session.token, session.expires_at).await?;
+    tx.add_login(username, &session.token, session.expires_at, Origin { source, pinned }).await?;
     event.client_ip = source.to_string();
     tx.audit(&event).await?;
     tx.commit().await?;
@@ -148,7 +151,9 @@ async fn check(
     let Some(user) = user else { return wrong("there is no such user") };
     let Ok(spec) = &user.spec else { return wrong("the user cannot be read") };
     let subject = Subject { user: username, roles: &spec.roles, ..Subject::default() };
-    let admitted = |hash, proof| Ok(Ok(Admitted { hash, proof }));
+    // A role that is missing denies everything, and so counts as one that pins.
+    let pinned = pins_certificates(&spec.roles, &hub.roles().await?).unwrap_or(true);
+    let admitted = |hash, proof| Ok(Ok(Admitted { hash, pinned, proof }));
     match (hash.filter(|_| matches), lock::first(&locks, subject, clock::now()), factor) {
         (None, ..) => wrong("the password is wrong"),
         (Some(_), Some(_), _) => wrong("the user is locked"),

@@ -190,6 +190,7 @@ fn identity(hub: &Hub, user: &LoggedIn) -> Identity {
         roles: user.roles.clone(),
         traits: user.traits.clone(),
         principals: Vec::new(),
+        pinned: true,
     }
 }
 

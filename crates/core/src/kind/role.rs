@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, MAX_LIST, free_text, role_names};
 use crate::error::Invalid;
+use crate::rbac::forward::{check_listen, check_target};
 use crate::rbac::selector::Selector;
 use crate::rbac::template::Template;
 use crate::{duration, name};
@@ -51,6 +52,15 @@ pub struct RoleOptions {
     /// Port forwarding, default false; one role of the user suffices (F066, F067).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port_forwarding: Option<bool>,
+    /// Where forwarded connections may go, each `HOST:PORT` (a name, an address, a block such as `10.0.0.0/8`, or `*`; a
+    /// port or `*`) or the path of a Unix socket. Absent together with `port_forwarding_listen`: anywhere. The lists of the
+    /// roles add up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_forwarding_targets: Option<Vec<String>>,
+    /// What the node may listen on for the user (`ssh -R`): a port, `*` for any, or the path of a Unix socket. Absent
+    /// together with `port_forwarding_targets`: anything. The lists of the roles add up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_forwarding_listen: Option<Vec<String>>,
     /// SCP and SFTP, default true; false in any granting role refuses (F430).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_copy: Option<bool>,
@@ -60,7 +70,8 @@ pub struct RoleOptions {
     /// X11 forwarding: this release does not offer it, and refuses true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permit_x11: Option<bool>,
-    /// Certificates are good only from the address of the login; default false.
+    /// Certificates are good only from the address of the login; default false. Any role of the user pins, and one that
+    /// matches the node takes no certificate that is not pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin_source_ip: Option<bool>,
     /// Second factor at the start of each session; default off (F431).
@@ -280,6 +291,9 @@ fn validate_options(options: &RoleOptions) -> Result<(), Invalid> {
     };
     positive("max_sessions", options.max_sessions)?;
     positive("max_connections", options.max_connections)?;
+    let granted = options.port_forwarding == Some(true);
+    forward_list("port_forwarding_targets", &options.port_forwarding_targets, granted, check_target)?;
+    forward_list("port_forwarding_listen", &options.port_forwarding_listen, granted, check_listen)?;
     if options.permit_x11 == Some(true) {
         return Err(Invalid::new("permit_x11", "X11 forwarding is not offered; leave it out"));
     }
@@ -294,6 +308,25 @@ fn validate_options(options: &RoleOptions) -> Result<(), Invalid> {
         _ => {}
     }
     validate_joins(&options.require_session_join)
+}
+
+fn forward_list(
+    field: &str,
+    list: &Option<Vec<String>>,
+    granted: bool,
+    check: fn(&str) -> Result<(), Invalid>,
+) -> Result<(), Invalid> {
+    let Some(list) = list else { return Ok(()) };
+    if !granted {
+        return Err(Invalid::new(field, "needs port_forwarding: true"));
+    }
+    if list.is_empty() {
+        return Err(Invalid::new(field, "is empty; leave it out for everything, or port_forwarding for nothing"));
+    }
+    bounded_list(field, list)?;
+    list.iter()
+        .enumerate()
+        .try_for_each(|(i, entry)| check(entry).map_err(|e| e.within(&format!("[{i}]")).within(field)))
 }
 
 fn validate_joins(requirements: &[JoinRequirement]) -> Result<(), Invalid> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use time::OffsetDateTime;
 
+use super::forward::Forwarding;
 use super::outcome::{Demand, Denied, Explanation, Factor, Finding, Outcome, Permit, Proof, Reason, Recording, Rule};
 use super::principals::{DeniedLogins, expand_logins};
 use super::selector::Matcher;
@@ -72,6 +73,8 @@ pub struct Policy<'a> {
 struct Rules<'a> {
     role: &'a str,
     options: &'a RoleOptions,
+    /// Whether the identity's certificate is pinned.
+    pinned: bool,
     allow_nodes: Result<Matcher<'a>, Invalid>,
     allow_logins: Result<BTreeSet<String>, Invalid>,
     deny_nodes: Result<Matcher<'a>, Invalid>,
@@ -85,7 +88,7 @@ impl<'a> Policy<'a> {
         let mut policy = Self { rules: Vec::new(), missing: Vec::new() };
         for role in &identity.roles {
             match roles.get(role) {
-                Some(spec) => policy.rules.push(Rules::new(role, spec, variables)),
+                Some(spec) => policy.rules.push(Rules::new(role, spec, variables, identity.pinned)),
                 None => policy.missing.push(role),
             }
         }
@@ -99,7 +102,10 @@ impl<'a> Policy<'a> {
         self.evaluate(target, None, Proof::AskedLater, &mut evaluation);
         self.missing.is_empty()
             && !evaluation.granting.is_empty()
-            && evaluation.reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. }))
+            && evaluation
+                .reasons
+                .iter()
+                .all(|reason| matches!(reason, Reason::Unsupported { .. } | Reason::NotPinned { .. }))
     }
 
     /// Decides about one node and login, and tells what each rule said. The question is of the same identity and roles.
@@ -169,7 +175,7 @@ impl<'a> Policy<'a> {
             client_idle_timeout: granting_options().filter_map(|options| options.client_idle_timeout).min(),
             max_sessions: granting_options().filter_map(|options| options.max_sessions).min(),
             max_connections: granting_options().filter_map(|options| options.max_connections).min(),
-            port_forwarding: all().any(|options| options.port_forwarding == Some(true)),
+            forwarding: Forwarding::of(all()),
             file_copy: !any(|options| options.file_copy == Some(false)),
             agent_forwarding: any(|options| options.agent_forwarding == Some(true)),
             recording: Recording {
@@ -197,10 +203,11 @@ struct Evaluation<'a> {
 }
 
 impl<'a> Rules<'a> {
-    fn new(role: &'a str, spec: &'a RoleSpec, variables: Variables<'_>) -> Self {
+    fn new(role: &'a str, spec: &'a RoleSpec, variables: Variables<'_>, pinned: bool) -> Self {
         Self {
             role,
             options: &spec.options,
+            pinned,
             allow_nodes: Matcher::new(&spec.allow.node_labels, variables),
             allow_logins: expand_logins(&spec.allow.logins, variables),
             deny_nodes: Matcher::new(&spec.deny.node_labels, variables),
@@ -238,6 +245,9 @@ impl<'a> Rules<'a> {
             evaluation.factors.extend(self.factor(proof));
             let unsupported = |demand| Reason::Unsupported { role: self.role.to_owned(), demand };
             evaluation.reasons.extend(demands(self.options).map(unsupported));
+            if self.options.pin_source_ip == Some(true) && !self.pinned {
+                evaluation.reasons.push(Reason::NotPinned { role: self.role.to_owned() });
+            }
         }
         evaluation.node_allowed |= nodes == Ok(true);
         if nodes == Ok(true) && logins == Ok(true) {
@@ -290,7 +300,6 @@ fn demands(options: &RoleOptions) -> impl Iterator<Item = Demand> {
         (options.require_session_mfa == Some(SessionMfa::HardwareKey), Demand::HardwareKey),
         (!options.require_session_join.is_empty(), Demand::SessionJoin),
         (device, Demand::Device),
-        (options.pin_source_ip == Some(true), Demand::SourcePin),
     ]
     .into_iter()
     .filter_map(|(asked, demand)| asked.then_some(demand))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::forward::Forwarding;
 use crate::audit::EventType;
 use crate::error::Fault;
 use crate::kind::role::RecordExec;
@@ -20,7 +21,7 @@ pub struct Permit {
     pub(super) client_idle_timeout: Option<Duration>,
     pub(super) max_sessions: Option<u32>,
     pub(super) max_connections: Option<u32>,
-    pub(super) port_forwarding: bool,
+    pub(super) forwarding: Forwarding,
     pub(super) file_copy: bool,
     pub(super) agent_forwarding: bool,
     pub(super) recording: Recording,
@@ -80,9 +81,14 @@ impl Permit {
         self.max_connections
     }
 
-    /// Whether ports may be forwarded.
+    /// Whether anything may be forwarded.
     pub fn port_forwarding(&self) -> bool {
-        self.port_forwarding
+        self.forwarding.any()
+    }
+
+    /// What may be forwarded.
+    pub fn forwarding(&self) -> &Forwarding {
+        &self.forwarding
     }
 
     /// Whether SCP and SFTP may run.
@@ -103,7 +109,9 @@ impl Permit {
     /// The same permit under a proxy's grant, which can take port forwarding away and never add it.
     #[must_use]
     pub fn narrowed(mut self, port_forwarding: bool) -> Self {
-        self.port_forwarding &= port_forwarding;
+        if !port_forwarding {
+            self.forwarding = Forwarding::default();
+        }
         self
     }
 }
@@ -171,6 +179,11 @@ pub enum Reason {
         role: String,
         /// What it asks for.
         demand: Demand,
+    },
+    /// The role asks for a certificate pinned to the client's address, and this one is not: it is older than the rule.
+    NotPinned {
+        /// Name of the role.
+        role: String,
     },
     /// No role allows the node.
     NodeNotAllowed,
@@ -270,8 +283,6 @@ pub enum Demand {
     SessionJoin,
     /// `device_trust_mode: required`
     Device,
-    /// `pin_source_ip`
-    SourcePin,
 }
 
 impl Demand {
@@ -284,7 +295,6 @@ impl Demand {
             }
             Self::SessionJoin => "another participant in each session, which this release cannot do",
             Self::Device => "an enrolled device, which this release cannot do",
-            Self::SourcePin => "certificates pinned to a source address, which this release cannot do",
         }
     }
 }
@@ -325,7 +335,7 @@ impl Denied {
             EventType::AccessDeniedLocked
         } else if any(Reason::is_about_a_factor) {
             EventType::AccessDeniedMfa
-        } else if any(|r| matches!(r, Reason::Unsupported { demand: Demand::SourcePin, .. })) {
+        } else if any(|r| matches!(r, Reason::NotPinned { .. })) {
             EventType::AccessDeniedSourceIp
         } else {
             EventType::AccessDenied
@@ -371,6 +381,9 @@ impl fmt::Display for Reason {
             }
             Self::FactorNeeded { role, factor, .. } => {
                 write!(f, "role {role} requires {} for each session", factor.as_str())
+            }
+            Self::NotPinned { role } => {
+                write!(f, "role {role} requires a certificate pinned to your address; run msh login")
             }
             Self::NodeNotAllowed => f.write_str("no role allows this node"),
             Self::LoginNotAllowed { login } => write!(f, "no role allows the login {login} on this node"),

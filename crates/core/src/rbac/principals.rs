@@ -68,6 +68,14 @@ pub fn certificate_flags(held: &[String], roles: &Roles) -> Result<Flags, Denied
     Ok(flags)
 }
 
+/// Whether a certificate is to be pinned to the address of the login: any role held may ask for it.
+///
+/// # Errors
+/// [`Denied`] when a role is missing.
+pub fn pins_certificates(held: &[String], roles: &Roles) -> Result<bool, Denied> {
+    Ok(definitions(held, roles)?.into_iter().any(|(_, spec)| spec.options.pin_source_ip == Some(true)))
+}
+
 /// The definitions of all roles held: one that is missing denies, as its deny rules cannot be known.
 fn definitions<'a>(held: &'a [String], roles: &'a Roles) -> Result<Vec<(&'a str, &'a RoleSpec)>, Denied> {
     let find = |role: &'a String| match roles.get(role) {

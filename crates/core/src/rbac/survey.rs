@@ -36,6 +36,8 @@ impl Survey<'_> {
             roles: user.roles.clone(),
             traits: user.traits.clone(),
             principals: logins_for(name, &user.traits, &user.roles, self.roles).unwrap_or_default(),
+            // It would be where a role asks for it.
+            pinned: true,
         }
     }
 

@@ -41,6 +41,8 @@ struct Case {
     locks: Vec<Value>,
     #[serde(default)]
     proven: bool,
+    #[serde(default)]
+    pinned: bool,
     allow: Option<BTreeMap<String, Value>>,
     deny: Option<Vec<String>>,
     code: Option<String>,
@@ -75,6 +77,7 @@ fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {
         roles: case.roles.clone(),
         traits: traits.clone(),
         principals: case.principals.clone().unwrap_or_else(|| case.login.iter().cloned().collect()),
+        pinned: case.pinned,
     };
     let locks: Vec<Lock> = case.locks.iter().map(|spec| Lock::from_stored("lock", spec)).collect();
     let target = Target { node_id: NODE_ID, name: "web-01", labels: &case.labels };
@@ -106,8 +109,9 @@ fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {
     }
     if case.login.is_none() && case.locks.is_empty() {
         let reasons = answer.as_ref().err().map(|denied| denied.reasons()).unwrap_or_default();
-        let visible =
-            reasons.iter().all(|reason| matches!(reason, Reason::Unsupported { .. } | Reason::FactorNeeded { .. }));
+        let visible = reasons.iter().all(|reason| {
+            matches!(reason, Reason::Unsupported { .. } | Reason::NotPinned { .. } | Reason::FactorNeeded { .. })
+        });
         assert_eq!(Policy::new(&identity, roles).sees(target), visible, "{what}");
     }
 }

@@ -44,7 +44,7 @@ fn the_documented_role_is_read_and_printed_back() {
 fn every_documented_option_is_kept() {
     let options = json!({
         "max_session_ttl": "12h", "client_idle_timeout": "10m", "max_sessions": 3, "max_connections": 2,
-        "port_forwarding": true, "file_copy": false, "agent_forwarding": true, "permit_x11": false, "pin_source_ip": true,
+        "port_forwarding": true, "port_forwarding_targets": ["db:5432"], "port_forwarding_listen": ["*"], "file_copy": false, "agent_forwarding": true, "permit_x11": false, "pin_source_ip": true,
         "require_session_mfa": "hardware_key", "session_mfa_reuse": "5m", "device_trust_mode": "required", "record": "best-effort",
         "record_exec": "full",
         "record_input": false, "create_host_user": true
@@ -168,6 +168,22 @@ fn refusals_name_the_field_and_the_way_out() {
         (
             json!({"options": {"permit_x11": true}}),
             "spec.options.permit_x11: X11 forwarding is not offered; leave it out",
+        ),
+        (
+            json!({"options": {"port_forwarding_targets": ["db:5432"]}}),
+            "spec.options.port_forwarding_targets: needs port_forwarding: true",
+        ),
+        (
+            json!({"options": {"port_forwarding": true, "port_forwarding_targets": []}}),
+            "spec.options.port_forwarding_targets: is empty; leave it out for everything, or port_forwarding for nothing",
+        ),
+        (
+            json!({"options": {"port_forwarding": true, "port_forwarding_targets": ["db:5432", "10.1.0.0/8:22"]}}),
+            "spec.options.port_forwarding_targets.[1]: \"10.1.0.0/8\" has bits beyond its prefix; write 10.0.0.0/8",
+        ),
+        (
+            json!({"options": {"port_forwarding": true, "port_forwarding_listen": ["127.0.0.1:80"]}}),
+            "spec.options.port_forwarding_listen.[0]: \"127.0.0.1:80\" is no port: 1 to 65535, or *",
         ),
         (json!({"options": {"session_mfa_reuse": "5m"}}), "spec.options.session_mfa_reuse: needs require_session_mfa"),
         (

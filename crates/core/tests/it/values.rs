@@ -148,6 +148,7 @@ fn alice() -> Identity {
         roles: vec!["access".into(), "dev".into()],
         traits: Traits::from([("logins".into(), vec!["ubuntu".into()])]),
         principals: vec!["ubuntu".into()],
+        pinned: false,
     }
 }
 

@@ -26,7 +26,7 @@ pub use connection::{Asked, Connection, Incoming, Login, OpenError, RequestError
 pub use mezite_ssh::{
     CloseReason, DisconnectReason,
     auth::{AuthMethod, Challenge, Credential, Method, Prompt},
-    channel::{ChannelOpen, OpenFailure, PtyRequest, SessionRequest},
+    channel::{ChannelOpen, ForwardRequest, OpenFailure, PtyRequest, SessionRequest},
     config::{Algorithms, HostKey, HostTrust, Identity, Keepalive, Limits, ServerConfig},
 };
 pub use request::{AuthRequest, ChannelRequest, Event, GlobalRequest};

@@ -50,7 +50,7 @@ fn attempt(client: &Client, request: AuthRequest, verified: &mut Option<User>) {
             let key_id = escape_control(&certificate.key_id);
             tracing::info!(peer = %client.peer, %key_id, reason, "login refused at the SSH front door");
             if let Some(kind) = event {
-                client.front.reporter.certificate_refused(kind, &certificate.key_id, client.peer, &reason);
+                client.front.reporter.certificate_refused(kind, certificate, client.peer, &reason);
                 // The holder of a certificate that we issued is told why, in the place of an answer: after a failure the
                 // client would write again, into a closed connection. Anybody else is told nothing.
                 client.connection.disconnect(DisconnectReason::NoMoreAuthMethods, &reason);
@@ -72,11 +72,11 @@ struct Refusal {
 
 impl Refusal {
     fn of(error: &CertError) -> Self {
-        let kind = match error {
-            CertError::SourceAddress => EventType::AccessDeniedSourceIp,
-            _ => EventType::AccessDeniedCertificate,
+        let (kind, cure) = match error {
+            CertError::SourceAddress { .. } => (EventType::AccessDeniedSourceIp, "; run msh login"),
+            _ => (EventType::AccessDeniedCertificate, ""),
         };
-        Self { reason: format!("ssh: {error}"), event: error.is_from_known_authority().then_some(kind) }
+        Self { reason: format!("ssh: {error}{cure}"), event: error.is_from_known_authority().then_some(kind) }
     }
 }
 
@@ -98,9 +98,10 @@ fn verify(client: &Client, certificate: &Certificate) -> Result<User, Refusal> {
 /// What a good certificate says, and whether a lock stops its holder.
 fn admit(front: &Front, view: &View, certificate: &Certificate) -> Result<User, (EventType, String)> {
     let other = |reason: String| (EventType::AccessDeniedCertificate, reason);
-    let identity =
+    let mut identity =
         Identity::from_certificate(&certificate.key_id, &certificate.principals, certificate.extension_texts())
             .map_err(|e| other(e.to_string()))?;
+    identity.pinned = certificate.source_addresses().is_some();
     if identity.cluster != front.cluster_name {
         return Err(other(format!("the certificate is of cluster {}", escape_control(&identity.cluster))));
     }

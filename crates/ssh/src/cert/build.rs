@@ -35,8 +35,10 @@ impl CertificateBuilder {
         if self.valid_before == FOREVER {
             return Err(CertError::NeverExpires);
         }
-        if lookup(&self.critical_options, SOURCE_ADDRESS).is_some_and(|list| source::parse(list).is_none()) {
-            return Err(CertError::SourceAddress);
+        if let Some(list) = lookup(&self.critical_options, SOURCE_ADDRESS)
+            && source::parse(list).is_none()
+        {
+            return Err(CertError::SourceAddress { allowed: list.to_owned(), found: None });
         }
         let mut certificate = self.unsigned(authority.public())?;
         certificate.check_form()?;

@@ -83,7 +83,7 @@ fn what_would_be_refused_is_not_signed() {
     assert_eq!(refused(|b| b.valid_before = u64::MAX), CertError::NeverExpires);
     assert_eq!(
         refused(|b| b.critical_options = vec![(SOURCE_ADDRESS.into(), b"office".to_vec())]),
-        CertError::SourceAddress
+        CertError::SourceAddress { allowed: "office".into(), found: None }
     );
     let malformed: [fn(&mut CertificateBuilder); 12] = [
         |b| b.principals = vec!["a,b".into()],

@@ -90,6 +90,6 @@ fn check_critical_options(certificate: &Certificate, source: Option<IpAddr>) -> 
     };
     match (source::parse(list), source) {
         (Some(blocks), Some(address)) if blocks.iter().any(|block| block.contains(address)) => Ok(()),
-        _ => Err(CertError::SourceAddress),
+        (_, found) => Err(CertError::SourceAddress { allowed: list.to_owned(), found }),
     }
 }

@@ -1,5 +1,6 @@
 //! The connection protocol (RFC 4254): channels, their windows, requests and replies in order.
 
+mod forward;
 mod inbox;
 mod incoming;
 mod open;
@@ -7,6 +8,7 @@ mod replies;
 mod request;
 mod table;
 
+pub use forward::ForwardRequest;
 pub use open::{ChannelOpen, OpenFailure};
 pub use request::{PtyRequest, SessionRequest};
 

@@ -1,10 +1,31 @@
+use std::net::{IpAddr, Ipv4Addr};
+
 use mezite_core::Fault;
 use mezite_core::kind::User;
-use mezite_store::{Authority, Expect};
+use mezite_store::{Authority, Expect, Origin};
 use sqlx::{Connection, SqliteConnection};
 use time::Duration;
 
 use crate::{NOW, open};
+
+const HERE: Origin = Origin { source: IpAddr::V4(Ipv4Addr::LOCALHOST), pinned: false };
+
+#[tokio::test]
+async fn a_login_remembers_where_it_came_from() {
+    let fresh = open().await;
+    let store = &fresh.store;
+    fresh.user("alice", &[]).await;
+    let mut tx = store.begin(NOW).await.unwrap();
+    let mapped = Origin { source: "::ffff:192.0.2.7".parse().unwrap(), pinned: true };
+    tx.add_login("alice", "one", NOW + Duration::HOUR, mapped).await.unwrap();
+    tx.add_login("alice", "two", NOW + Duration::HOUR, HERE).await.unwrap();
+    tx.commit().await.unwrap();
+    let [one, two] = ["one", "two"];
+    let one = store.login(one, NOW).await.unwrap().unwrap();
+    assert_eq!((one.source, one.pinned), (Some([192, 0, 2, 7].into()), true), "as IPv4");
+    let two = store.login(two, NOW).await.unwrap().unwrap();
+    assert_eq!((two.source, two.pinned), (Some(HERE.source), false));
+}
 
 #[tokio::test]
 async fn a_login_lasts_until_it_expires_or_is_revoked() {
@@ -14,9 +35,9 @@ async fn a_login_lasts_until_it_expires_or_is_revoked() {
     let end = NOW + Duration::HOUR;
     let mut tx = store.begin(NOW).await.unwrap();
     for token in ["one", "two", "three"] {
-        tx.add_login("alice", token, end).await.unwrap();
+        tx.add_login("alice", token, end, HERE).await.unwrap();
     }
-    assert!(matches!(tx.add_login("nobody", "four", end).await, Err(Fault::NotFound(_))));
+    assert!(matches!(tx.add_login("nobody", "four", end, HERE).await, Err(Fault::NotFound(_))));
     tx.commit().await.unwrap();
 
     let login = store.login("one", end - Duration::SECOND).await.unwrap().unwrap();
@@ -44,7 +65,7 @@ async fn bearer_secrets_are_not_in_the_database() {
     let fresh = open().await;
     fresh.user("alice", &[]).await;
     let mut tx = fresh.store.begin(NOW).await.unwrap();
-    tx.add_login("alice", "bearer-secret", NOW + Duration::HOUR).await.unwrap();
+    tx.add_login("alice", "bearer-secret", NOW + Duration::HOUR, HERE).await.unwrap();
     tx.add_invite("alice", "invite-secret", NOW + Duration::HOUR).await.unwrap();
     tx.commit().await.unwrap();
     fresh.store.close().await;

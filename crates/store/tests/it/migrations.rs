@@ -22,7 +22,9 @@ async fn down_and_up_with_data_gives_the_same_schema() {
     let fresh = open().await;
     fresh.user("alice", &["dev"]).await;
     let mut tx = fresh.store.begin(NOW).await.unwrap();
-    tx.add_login("alice", "token", NOW).await.unwrap();
+    tx.add_login("alice", "token", NOW, mezite_store::Origin { source: [127, 0, 0, 1].into(), pinned: true })
+        .await
+        .unwrap();
     tx.add_invite("alice", "token", NOW).await.unwrap();
     tx.commit().await.unwrap();
     fresh.store.close().await;

@@ -29,7 +29,10 @@ async fn failures_of_ours_are_255_and_say_why() {
     let user = User::of(&hub).await;
     let absent = user.msh(&["ssh", "ubuntu@absent", "true"]).await;
     assert!(absent.code == 255 && absent.stderr.contains("no node of this name\\u{1b}[2J"), "{}", absent.stderr);
-    assert_eq!(user.msh(&["ssh", "-L", "1:h:1", "web"]).await.code, 255);
+    for flag in ["-L", "-R", "-D"] {
+        let forward = user.msh(&["ssh", flag, "1:h:1", "web"]).await;
+        assert!(forward.code == 255 && forward.stderr.contains("msh config --append"), "{flag}: {}", forward.stderr);
+    }
     assert_eq!(user.msh(&["ssh", "--login=a", "b@web"]).await.code, 255);
     let stranger = User::new().msh(&["ssh", "ubuntu@web"]).await;
     assert!(stranger.code == 255 && stranger.stderr.contains("msh login"), "{}", stranger.stderr);
