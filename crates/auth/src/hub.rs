@@ -30,6 +30,8 @@ pub(crate) struct Hub {
     pub(crate) throttle: Throttle,
     /// Wrong codes at nodes.
     pub(crate) session_codes: Throttle,
+    /// Held while a code of a session is looked at.
+    pub(crate) session_code_turn: tokio::sync::Mutex<()>,
     pub(crate) presence: Presence,
     pub(crate) bursts: Bursts,
     /// Names that no node may take: those that clients dial proxies by.
@@ -57,6 +59,7 @@ impl Hub {
             stop,
             throttle: Throttle::default(),
             session_codes: Throttle::default(),
+            session_code_turn: tokio::sync::Mutex::default(),
             presence: Presence::default(),
             bursts: Bursts::default(),
             proxy_names: Mutex::default(),

@@ -11,6 +11,7 @@
 //! * Private keys of authorities are open in memory only, and in no answer. The database has them sealed.
 //! * A join token or an invite is used up in the transaction of its effect.
 //! * A login, an unknown user, a locked user and a wrong password look and take the same to an outsider.
+//! * A code of a second factor is used once, for one purpose: a login, a change, or a session on the node that asks.
 //! * An agent acts for its own node only; a node that was deleted or replaced acts for nothing.
 //! * A recording chunk is acknowledged when it is verified and on the disk.
 //! * What a caller can cause at will is written a bounded number of times, and counted beyond that ([`bursts`]).

@@ -5,6 +5,7 @@
 //! * Keys, certificates and the session token live in a private directory; every file is replaced whole.
 //! * The session token is sent only to a hub whose TLS certificate verifies, or is the very one accepted at login.
 //! * Host certificates are checked against the Host CA for the exact name asked for; nothing is ever trusted on first use.
+//! * A node that asks gets a code of an authenticator, and no answer to any other question.
 //! * The terminal is put back whatever ends the session: an exit, an error, a panic or a signal.
 //! * Text that strangers chose is escaped before it is shown.
 //!

@@ -53,20 +53,25 @@ pub(crate) async fn prove(
     request: ProveSessionMfaRequest,
 ) -> Result<ProveSessionMfaReply, Fault> {
     let visitor = Visitor::admit(hub, caller, &request).await?;
-    let user = &visitor.identity.user;
-    if !request.otp.is_empty()
-        && let Err(wait) = hub.session_codes.admit(user, visitor.address, Instant::now())
-    {
+    // One code at a time: of parallel sessions with one code the first shows it, and where it serves again the others follow.
+    let _turn = match request.otp.is_empty() {
+        true => None,
+        false => Some(hub.session_code_turn.lock().await),
+    };
+    if let Some(served) = visitor.earlier().await? {
+        return Ok(served);
+    }
+    if request.otp.is_empty() {
+        return visitor.without_code().await;
+    }
+    if let Err(wait) = hub.session_codes.admit(&visitor.identity.user, visitor.address, Instant::now()) {
         let reply = visitor.no(Answer::TooMany, "there were too many wrong codes").await?;
         return Ok(ProveSessionMfaReply {
             wait_seconds: u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX),
             ..reply
         });
     }
-    match request.otp.as_str() {
-        "" => visitor.without_code().await,
-        code => visitor.with_code(code).await,
-    }
+    visitor.with_code(&request.otp).await
 }
 
 fn answer(answer: Answer) -> ProveSessionMfaReply {
@@ -134,18 +139,20 @@ impl<'a> Visitor<'a> {
         })
     }
 
-    async fn without_code(&self) -> Result<ProveSessionMfaReply, Fault> {
+    /// The answer that an earlier proof gives.
+    async fn earlier(&self) -> Result<Option<ProveSessionMfaReply>, Fault> {
         let Self { hub, identity, reuse, .. } = self;
         let earlier = hub.store.mfa_proof(&identity.user_id, self.proof(), *reuse, clock::now()).await?;
-        if let Some(factor) = earlier {
-            let event = self.event(EventType::SessionMfaProven).detail("factor", factor).detail("reused", true);
-            hub.store.audit(vec![event]).await?;
-            return Ok(answer(Answer::Proven));
-        }
-        if hub.store.mfa_devices(&identity.user).await?.is_empty() {
-            self.not_enrolled().await
-        } else {
-            Ok(answer(Answer::CodeNeeded))
+        let Some(factor) = earlier else { return Ok(None) };
+        let event = self.event(EventType::SessionMfaProven).detail("factor", factor).detail("reused", true);
+        hub.store.audit(vec![event]).await?;
+        Ok(Some(answer(Answer::Proven)))
+    }
+
+    async fn without_code(&self) -> Result<ProveSessionMfaReply, Fault> {
+        match self.hub.store.mfa_devices(&self.identity.user).await?.is_empty() {
+            true => self.not_enrolled().await,
+            false => Ok(answer(Answer::CodeNeeded)),
         }
     }
 

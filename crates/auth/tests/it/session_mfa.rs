@@ -137,6 +137,27 @@ async fn of_parallel_sessions_with_one_code_one_is_let_in() {
 }
 
 #[tokio::test]
+async fn of_twenty_parallel_sessions_one_shows_the_code_and_the_others_follow() {
+    let cluster = Cluster::new().await;
+    role(&cluster, "often", REUSE).await;
+    let alice = Visitor::enrolled(&cluster, "alice", &["often"]).await;
+    let node = cluster.machine("node", "web-1").await.client;
+    let tries: Vec<_> = (0..20)
+        .map(|_| {
+            let (mut node, request) = (node.clone(), alice.request(HOME, &alice.code(0)));
+            tokio::spawn(async move { node.prove_session_mfa(request).await.unwrap().into_inner().answer() })
+        })
+        .collect();
+    for one in tries {
+        assert_eq!(one.await.unwrap(), Answer::Proven);
+    }
+    let mut admin = cluster.admin().await;
+    let shown = events(&mut admin, "session.mfa").await;
+    let reused = shown.iter().filter(|event| event["details"]["reused"] == true).count();
+    assert_eq!((shown.len(), reused), (20, 19));
+}
+
+#[tokio::test]
 async fn only_who_would_be_let_in_is_asked() {
     let cluster = Cluster::new().await;
     role(&cluster, "strict", STRICT).await;
