@@ -104,3 +104,9 @@ fn the_commands_of_the_guide_to_openssh_run() {
     ];
     follow_as(&alice.msh_command(&[]), "openssh.md", &cluster, &here);
 }
+
+#[test]
+fn the_commands_of_the_guide_to_the_audit_log_run() {
+    let cluster = Cluster::start();
+    follow("audit.md", &cluster);
+}

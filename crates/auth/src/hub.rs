@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bursts::{Bursts, Cause};
 use crate::ca::Authorities;
+use crate::checkpoint::Checkpoints;
 use crate::event::Events;
 use crate::login::password::Passwords;
 use crate::login::throttle::Throttle;
@@ -25,6 +26,7 @@ pub(crate) struct Hub {
     pub(crate) store: Store,
     pub(crate) recordings: Recordings,
     pub(crate) authorities: Authorities,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) events: Events,
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
@@ -46,6 +48,7 @@ impl Hub {
         store: Store,
         recordings: Recordings,
         authorities: Authorities,
+        checkpoints: Checkpoints,
         events: Events,
         passwords: Passwords,
         stop: CancellationToken,
@@ -54,6 +57,7 @@ impl Hub {
             store,
             recordings,
             authorities,
+            checkpoints,
             events,
             passwords,
             stop,

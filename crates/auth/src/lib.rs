@@ -27,6 +27,7 @@ mod bootstrap;
 mod bursts;
 mod ca;
 mod caller;
+mod checkpoint;
 mod error;
 mod event;
 mod hub;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mezite_core::audit::EventType;
 use mezite_core::audit::chain::ChainKey;
 use mezite_core::kind::token::JoinRole;
 use mezite_net::clock;
@@ -24,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::ca::Authorities;
 use crate::ca::seal::Sealer;
+use crate::checkpoint::{self, Checkpoints};
 use crate::event::Events;
 use crate::hub::Hub;
 use crate::join::Joining;
@@ -129,9 +131,10 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     let listener = Listener::bind(listen_addr, Limits::default()).await.map_err(listening)?;
     let addr = listener.local_addr().map_err(listening)?;
     let events = Events { cluster: config.cluster_name.clone() };
-    let store =
-        Store::open(Options { path: config.database.clone(), readers: READERS, audit_keys: audit_keys(&config)? })
-            .await?;
+    let audit_keys = audit_keys(&config)?;
+    let key_id = audit_keys.current.id().to_owned();
+    let store = Store::open(Options { path: config.database.clone(), readers: READERS, audit_keys }).await?;
+    begin_segment(&store, &events, &key_id).await?;
     let sealer = Sealer::new(config.ca_key_passphrase.clone(), config.data_dir.join("ca.key"));
     let authorities = Authorities::open(&store, sealer, &events).await?;
     write_bundle(&config.data_dir, &authorities.host.pem())?;
@@ -143,8 +146,10 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     let first_password = bootstrap::first_admin(&store, &events, &passwords, config.first_admin).await?;
     // Tunnels of an earlier life; proxies report anew.
     store.clear_tunnels(None, clock::now()).await?;
-    let mut hub = Hub::new(store, recordings, authorities, events, passwords, stop);
+    let checkpoints = Checkpoints::new(&authorities.audit.key, &config.data_dir)?;
+    let mut hub = Hub::new(store, recordings, authorities, checkpoints, events, passwords, stop);
     hub.proxy_addr = config.proxy_addr;
+    checkpoint::warn_of_older_database(&hub).await?;
     serve(Arc::new(hub), (listener, addr), config.names, first_password).await
 }
 
@@ -175,6 +180,7 @@ async fn serve(
     tasks.spawn(issue::listener::renew(Arc::clone(&hub), live, all, now));
     tasks.spawn(sweep::heartbeats(Arc::clone(&hub)));
     tasks.spawn(sweep::run(Arc::clone(&hub)));
+    tasks.spawn(checkpoint::run(Arc::clone(&hub)));
     tasks.spawn(http::serve(listener, rpc::router(Arc::clone(&hub)), options, hub.stop.clone()));
     tasks.close();
     Ok(Running { addr, tls_ca_pem, ca_pin, first_password, hub, tasks })
@@ -213,7 +219,21 @@ impl Running {
         if let Err(fault) = self.hub.audit_counts(None).await {
             self.hub.report("stop", &fault);
         }
+        if let Err(fault) = checkpoint::advance(&self.hub, true).await {
+            self.hub.report("stop", &fault);
+        }
         self.hub.store.close().await;
+    }
+}
+
+/// Says in the log that a new segment begins: the record is the first under the other key.
+async fn begin_segment(store: &Store, events: &Events, key_id: &str) -> Result<(), AuthError> {
+    match store.audit_end().await? {
+        Some((seq, former)) if former != key_id => {
+            let event = events.event(EventType::AuditKeyChanged).resource("audit", key_id);
+            Ok(store.audit(vec![event.detail("former_key", former).detail("former_records", seq)]).await?)
+        }
+        _ => Ok(()),
     }
 }
 

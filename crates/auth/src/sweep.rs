@@ -129,7 +129,7 @@ async fn forget<K: Kind>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use mezite_core::audit::chain::ChainKey;
     use mezite_core::kind::lock::TargetType;
     use mezite_core::kind::token::JoinRole;
@@ -143,7 +143,7 @@ mod tests {
     use crate::event::Events;
     use crate::login::password::Passwords;
 
-    async fn hub(dir: &std::path::Path) -> Hub {
+    pub(crate) async fn hub(dir: &std::path::Path) -> Hub {
         let key = ChainKey::new(b"0123456789abcdef").unwrap();
         let audit_keys = AuditKeys { current: key, former: Vec::new() };
         let store = Store::open(Options { path: dir.join("db"), readers: 1, audit_keys }).await.unwrap();
@@ -152,7 +152,8 @@ mod tests {
         let authorities = Authorities::open(&store, sealer, &events).await.unwrap();
         let recordings = Recordings::open(dir.join("recordings")).await.unwrap();
         let passwords = Passwords::new(4, 1).unwrap();
-        Hub::new(store, recordings, authorities, events, passwords, CancellationToken::new())
+        let checkpoints = crate::checkpoint::Checkpoints::new(&authorities.audit.key, dir).unwrap();
+        Hub::new(store, recordings, authorities, checkpoints, events, passwords, CancellationToken::new())
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@
 pub mod address;
 pub mod admin;
 pub mod api;
+pub mod audit_key;
 pub mod cli;
 pub mod error;
 pub mod home;

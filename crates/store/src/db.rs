@@ -202,6 +202,7 @@ fn at(path: &Path, error: sqlx::Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use mezite_core::audit::chain::ChainKey;
+    use mezite_core::audit::checkpoint::Marks;
     use mezite_core::audit::{Event, EventType};
     use mezite_core::kind::{Role, RoleSpec};
 
@@ -255,6 +256,6 @@ mod tests {
         assert!(store.all::<Role>().await.unwrap().is_empty());
         let events = store.audit_events(&AuditFilter::default(), &Page::default()).await.unwrap();
         assert_eq!(events.items.len(), kept + 1);
-        assert_eq!(store.verify_audit().await.unwrap().bad, None);
+        assert_eq!(store.verify_audit(Marks::default()).await.unwrap().bad, None);
     }
 }

@@ -37,7 +37,7 @@ mod session;
 mod tx;
 mod watch;
 
-pub use audit::{AuditFilter, AuditKeys, AuditReport, BadEvent, StoredEvent};
+pub use audit::{AuditFilter, AuditKeys, AuditReport, BadEvent, StoredCheckpoint, StoredEvent, Stretch};
 pub use authority::Authority;
 pub use db::{Options, Store};
 pub use files::Recordings;

@@ -33,6 +33,7 @@ migrations! {
     2 "totp" "002_totp";
     3 "session_mfa" "003_session_mfa";
     4 "login_source" "004_login_source";
+    5 "audit_checkpoints" "005_audit_checkpoints";
 }
 
 /// One known schema version.

@@ -403,8 +403,34 @@ pub(crate) enum Audit {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Check the chain of the whole log
-    Verify,
+    /// Write the log, or a part of it, to a file that anybody can verify
+    ///
+    /// The file is JSON, one object a line: the records in the order of the chain, and signed checkpoints over them.
+    Export {
+        /// The file; it appears under this name once it is whole
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// From here on: a duration (1h), a date or a time
+        #[arg(long, value_name = "WHEN")]
+        since: Option<String>,
+        /// Up to here: a duration (1h), a date or a time
+        #[arg(long, value_name = "WHEN")]
+        until: Option<String>,
+    },
+    /// Check the chain of the whole log, or of an export
+    ///
+    /// Without an option the hub checks its log. With --file an export is checked here: no hub, login or secret is needed.
+    Verify {
+        /// Check this export
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Believe only the keys in this file, which `mezctl ca export --type=audit` printed; repeatable
+        #[arg(long = "key", value_name = "FILE", requires = "file")]
+        keys: Vec<PathBuf>,
+        /// Check that the hub's log still agrees with the checkpoints in this export
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        checkpoint: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -428,6 +454,8 @@ pub(crate) enum Authority {
     Host,
     /// Signs workload identities
     Spiffe,
+    /// Signs checkpoints of the audit log
+    Audit,
 }
 
 #[derive(Debug, Subcommand)]
@@ -569,6 +597,10 @@ mod tests {
             "mezctl audit ls --type=access.denied --since=1h",
             "mezctl audit ls --user=alice --since=24h --limit 5 --format json",
             "mezctl audit verify",
+            "mezctl audit verify --file=log.jsonl --key=audit.pub",
+            "mezctl audit verify --checkpoint=log.jsonl",
+            "mezctl audit export --out=log.jsonl --since=24h --until 2026-03-24",
+            "mezctl ca export --type=audit",
             "mezctl ca export --type=spiffe",
             "mezctl config set user_cert_ttl 8h",
             "mezctl --token t --insecure --ca-file f nodes ls --format=yaml",
@@ -602,6 +634,9 @@ mod tests {
             "mezctl locks delete",
             "mezctl tokens create --ttl=0s",
             "mezctl ca export --type=other",
+            "mezctl audit export",
+            "mezctl audit verify --file=a --checkpoint=b",
+            "mezctl audit verify --key=a",
         ] {
             assert_eq!(parse(line).err().map(|e| e.exit_code()), Some(2), "{line}");
         }

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod audit_file;
 mod ca;
 mod config;
 mod explain;
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::args::{Command, Mezctl};
+use crate::args::{Audit, Command, Mezctl};
 
 /// What the environment says.
 pub(crate) struct Places {
@@ -53,6 +54,9 @@ pub(crate) async fn run(args: Mezctl, places: &Places) -> Result<()> {
     match args.command {
         Command::Completion { shell } => return cli::completion(shell, Mezctl::command()),
         Command::Man => return cli::man(Mezctl::command()),
+        Command::Audit(Audit::Verify { file: Some(ref file), ref keys, .. }) => {
+            return audit_file::verify(file, keys, global.format);
+        }
         _ => {}
     }
     let address = Address::parse(&global.auth_server, AUTH_PORT).map_err(|error| error.within("--auth-server"))?;

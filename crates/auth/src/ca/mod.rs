@@ -28,16 +28,19 @@ pub(crate) enum Purpose {
     Host,
     /// Identities of workloads.
     Spiffe,
+    /// Checkpoints of the audit log. No certificate is ever signed with it.
+    Audit,
 }
 
 impl Purpose {
-    pub(crate) const ALL: [Self; 3] = [Self::User, Self::Host, Self::Spiffe];
+    pub(crate) const ALL: [Self; 4] = [Self::User, Self::Host, Self::Spiffe, Self::Audit];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
             Self::Host => "host",
             Self::Spiffe => "spiffe",
+            Self::Audit => "audit",
         }
     }
 }
@@ -63,7 +66,7 @@ impl Authority {
         self.key.public().to_openssh(&format!("{}-ca@{}", self.purpose.as_str(), self.cluster))
     }
 
-    /// The X.509 CA certificate, PEM; empty for the User CA.
+    /// The X.509 CA certificate, PEM; empty for those that have none.
     pub(crate) fn pem(&self) -> String {
         self.certificate.as_ref().map(x509::pem).unwrap_or_default()
     }
@@ -74,6 +77,7 @@ pub(crate) struct Authorities {
     pub(crate) user: Authority,
     pub(crate) host: Authority,
     pub(crate) spiffe: Authority,
+    pub(crate) audit: Authority,
     /// What sealed them; it seals the secrets of second factors too.
     pub(crate) sealer: Arc<Sealer>,
 }
@@ -121,9 +125,9 @@ impl Authorities {
                 "the CA keys, sealed with a key file before, need ca_key_passphrase from here on; keep it safe"
             );
         }
-        let [user, host, spiffe] =
-            <[Authority; 3]>::try_from(authorities).map_err(|_| AuthError::new("a CA is missing"))?;
-        Ok(Self { user, host, spiffe, sealer: kept })
+        let [user, host, spiffe, audit] =
+            <[Authority; 4]>::try_from(authorities).map_err(|_| AuthError::new("a CA is missing"))?;
+        Ok(Self { user, host, spiffe, audit, sealer: kept })
     }
 
     /// Whom agents, proxies and clients trust.
@@ -135,8 +139,8 @@ impl Authorities {
         }
     }
 
-    pub(crate) fn all(&self) -> [&Authority; 3] {
-        [&self.user, &self.host, &self.spiffe]
+    pub(crate) fn all(&self) -> [&Authority; 4] {
+        [&self.user, &self.host, &self.spiffe, &self.audit]
     }
 }
 
@@ -175,7 +179,7 @@ fn open(purpose: Purpose, row: &Row, sealer: &Sealer) -> Result<Opened, AuthErro
     {
         return Err(altered("its certificate is for another key"));
     }
-    if certificate.is_none() && purpose != Purpose::User {
+    if certificate.is_none() && matches!(purpose, Purpose::Host | Purpose::Spiffe) {
         return Err(altered("its certificate is missing"));
     }
     let resealed = sealer.reseal(&row.kind, &row.id, &row.private_key, seed.as_slice())?;
@@ -195,7 +199,7 @@ fn make(purpose: Purpose, sealer: &Sealer, cluster: &str, now: OffsetDateTime) -
     let id = clock::uuid();
     let key = PrivateKey::generate()?;
     let certificate = match purpose {
-        Purpose::User => None,
+        Purpose::User | Purpose::Audit => None,
         Purpose::Host => Some(x509::host_ca(&key, cluster, now)?),
         Purpose::Spiffe => Some(x509::spiffe_ca(&key, cluster, now)?),
     };

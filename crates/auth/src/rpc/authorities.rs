@@ -15,10 +15,10 @@ pub(super) async fn status(hub: &Hub, _: &Caller, _: CaStatusRequest) -> Result<
 
 pub(super) async fn export(hub: &Hub, _: &Caller, request: CaExportRequest) -> Result<CaExportReply, Fault> {
     let found = hub.authorities.all().into_iter().find(|authority| authority.purpose.as_str() == request.r#type);
-    let authority = found.ok_or_else(|| Invalid::new("type", "must be user, host or spiffe"))?;
+    let authority = found.ok_or_else(|| Invalid::new("type", "must be user, host, spiffe or audit"))?;
     let text = match authority.purpose {
         Purpose::Spiffe => authority.pem(),
-        Purpose::User | Purpose::Host => format!("{}\n", authority.line()),
+        Purpose::User | Purpose::Host | Purpose::Audit => format!("{}\n", authority.line()),
     };
     Ok(CaExportReply { text })
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod audit_export;
 mod authorities;
 pub(crate) mod gate;
 mod hosts;
@@ -124,6 +125,16 @@ service! {
         let caller = caller(&request)?;
         let answer = recordings::download(&self.0, &caller, request.into_inner()).await;
         answer.map(Response::new).map_err(|fault| self.status("download_recording", &fault))
+    }
+
+    type ExportAuditStream = Answers<Chunk>;
+    async fn export_audit(
+        &self,
+        request: Request<ExportAuditRequest>,
+    ) -> Result<Response<Self::ExportAuditStream>, Status> {
+        let caller = caller(&request)?;
+        let answer = audit_export::export(&self.0, &caller, request.into_inner()).await;
+        answer.map(Response::new).map_err(|fault| self.status("export_audit", &fault))
     }
 
     type UploadRecordingStream = Answers<RecordingAck>;

@@ -60,6 +60,7 @@ pub(crate) const POLICY: &[(&str, Allowed)] = &[
     ("VerifyRecording", Allowed::Auditor),
     ("ListAudit", Allowed::Auditor),
     ("VerifyAudit", Allowed::Auditor),
+    ("ExportAudit", Allowed::Auditor),
     ("ExplainAccess", Allowed::Auditor),
     ("WhoCan", Allowed::Auditor),
     ("PreviewRole", Allowed::Admin),

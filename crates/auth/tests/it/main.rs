@@ -1,6 +1,7 @@
 //! The Auth service over its network interface: TLS, real callers, a real database.
 #![expect(clippy::unwrap_used, reason = "helpers outside test functions")]
 
+mod audit_export;
 mod cluster;
 mod join;
 mod login;

@@ -27,7 +27,7 @@ const MACHINES: [&str; 9] = [
     "ProveSessionMfa",
 ];
 /// Calls of administrators, or administrators and auditors.
-const PRIVILEGED: [&str; 11] = [
+const PRIVILEGED: [&str; 12] = [
     "CreateUser",
     "ResetPassword",
     "ResetMfa",
@@ -36,6 +36,7 @@ const PRIVILEGED: [&str; 11] = [
     "VerifyRecording",
     "ListAudit",
     "VerifyAudit",
+    "ExportAudit",
     "ExplainAccess",
     "WhoCan",
     "PreviewRole",

@@ -68,7 +68,7 @@ async fn a_session_is_told_once_however_often_the_agent_tells_it() {
     let late = info("alice");
     node.client.end_session(ending(late, "agent")).await.unwrap();
     assert_eq!(events(&mut admin, "session.start").await.len(), 2, "a start that was never delivered is told too");
-    let verified = admin.client.verify_audit(admin.with(VerifyAuditRequest {})).await.unwrap().into_inner();
+    let verified = admin.client.verify_audit(admin.with(VerifyAuditRequest::default())).await.unwrap().into_inner();
     assert!(verified.ok && verified.records > 5, "{verified:?}");
 }
 

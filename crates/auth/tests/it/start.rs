@@ -71,12 +71,12 @@ async fn a_new_audit_key_begins_a_segment_and_the_former_one_is_still_needed() {
     let key = "0123456789abcdef0123456789abcdef";
     cluster.restart(|config| config.audit_hmac_key = secret(key)).await.unwrap();
     let mut admin = cluster.admin().await;
-    let verified = admin.client.verify_audit(admin.with(VerifyAuditRequest {})).await.unwrap().into_inner();
+    let verified = admin.client.verify_audit(admin.with(VerifyAuditRequest::default())).await.unwrap().into_inner();
     assert_eq!((verified.ok, verified.segments), (true, 2), "{verified:?}");
     std::fs::remove_file(cluster.dir.path().join("audit.key")).unwrap();
     cluster.restart(|config| config.audit_hmac_key = secret(key)).await.unwrap();
     let mut admin = cluster.admin().await;
-    let verified = admin.client.verify_audit(admin.with(VerifyAuditRequest {})).await.unwrap().into_inner();
+    let verified = admin.client.verify_audit(admin.with(VerifyAuditRequest::default())).await.unwrap().into_inner();
     assert_eq!((verified.ok, verified.first_bad_seq), (false, 1), "{verified:?}");
 }
 
@@ -86,9 +86,14 @@ async fn authorities_are_shown_and_exported_without_private_parts() {
     let mut admin = cluster.admin().await;
     let status = admin.client.ca_status(admin.with(CaStatusRequest {})).await.unwrap().into_inner();
     let types: Vec<_> = status.authorities.iter().map(|ca| (ca.r#type.as_str(), ca.phase.as_str())).collect();
-    assert_eq!(types, [("user", "complete"), ("host", "complete"), ("spiffe", "complete")]);
+    assert_eq!(types, [("user", "complete"), ("host", "complete"), ("spiffe", "complete"), ("audit", "complete")]);
     assert_eq!(status.authorities[1].x509_fingerprint, cluster.running().ca_pin);
-    for (kind, begins) in [("user", "ssh-ed25519 "), ("host", "ssh-ed25519 "), ("spiffe", "-----BEGIN CERTIFICATE")] {
+    for (kind, begins) in [
+        ("user", "ssh-ed25519 "),
+        ("host", "ssh-ed25519 "),
+        ("spiffe", "-----BEGIN CERTIFICATE"),
+        ("audit", "ssh-ed25519 "),
+    ] {
         let request = admin.with(CaExportRequest { r#type: kind.into() });
         let text = admin.client.ca_export(request).await.unwrap().into_inner().text;
         assert!(text.starts_with(begins) && !text.contains("PRIVATE"), "{text}");

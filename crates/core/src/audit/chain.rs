@@ -4,6 +4,9 @@
 //! added or moved without all later MACs being wrong. A segment is a run of records under one key; the first record of
 //! a new segment continues from the last MAC of the old one. Whoever holds no key cannot make a MAC that verifies.
 //! Cutting off the end is not visible from the chain alone; compare the [`Head`] with one kept elsewhere.
+//!
+//! A second chain, of plain hashes ([`link`]), runs over the same records and their MACs. It needs no secret, so anybody can
+//! follow it; what makes it worth something is a signature over one of its values ([`super::checkpoint`]).
 
 use std::fmt;
 
@@ -15,11 +18,16 @@ use super::{Columns, Event};
 /// A MAC.
 pub type Mac = [u8; 32];
 
-/// What the first record continues from.
+/// A value of the chain of hashes.
+pub type Hash = [u8; 32];
+
+/// What the first record continues from, in both chains.
 pub const GENESIS: Mac = [0; 32];
 
 /// Separates these MACs from any other use of the same key.
 const DOMAIN: &[u8] = b"mezite audit chain v1";
+/// Separates the hashes from any other use of SHA-256.
+const LINK_DOMAIN: &[u8] = b"mezite audit link v1";
 
 /// A key of the chain. Debug shows the id only.
 #[derive(Clone)]
@@ -64,6 +72,23 @@ pub fn chain_mac(key: &ChainKey, seq: u64, previous: &Mac, canonical: &[u8]) -> 
     mac
 }
 
+/// The hash of the record number `seq`, with its MAC and the id of its key, after the record with the hash `previous`.
+pub fn link(seq: u64, previous: &Hash, key_id: &str, mac: &[u8], canonical: &[u8]) -> Hash {
+    let mut context = aws_lc_rs::digest::Context::new(&SHA256);
+    context.update(LINK_DOMAIN);
+    context.update(&seq.to_be_bytes());
+    context.update(previous);
+    // With their lengths, so that no byte can pass from one part to the next.
+    for part in [key_id.as_bytes(), mac] {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
+    }
+    context.update(canonical);
+    let mut hash = GENESIS;
+    hash.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    hash
+}
+
 /// A record as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -79,13 +104,20 @@ pub struct Record {
     pub columns: Option<Columns>,
 }
 
-/// The end of a chain.
+/// The end of a chain, or a place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Number of the last record, 0 for an empty chain.
     pub seq: u64,
     /// Its MAC, [`GENESIS`] for an empty chain.
     pub mac: Mac,
+    /// Its hash, [`GENESIS`] for an empty chain.
+    pub hash: Hash,
+}
+
+impl Head {
+    /// Before the first record.
+    pub const START: Self = Self { seq: 0, mac: GENESIS, hash: GENESIS };
 }
 
 /// The first record that does not verify.
@@ -128,7 +160,7 @@ pub struct Verifier<'a> {
 impl<'a> Verifier<'a> {
     /// A verifier for a whole chain, with all the keys its segments were made under.
     pub const fn new(keys: &'a [ChainKey]) -> Self {
-        Self::after(keys, Head { seq: 0, mac: GENESIS })
+        Self::after(keys, Head::START)
     }
 
     /// A verifier for what follows a head that is trusted.
@@ -157,7 +189,8 @@ impl<'a> Verifier<'a> {
                 return bad(Why::Columns);
             }
         }
-        self.head = Head { seq: record.seq, mac };
+        let hash = link(record.seq, &self.head.hash, &record.key_id, &mac, &record.canonical);
+        self.head = Head { seq: record.seq, mac, hash };
         Ok(())
     }
 

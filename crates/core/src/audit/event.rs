@@ -225,17 +225,17 @@ fn cut_value(value: &mut Value) {
     }
 }
 
-mod millis {
+pub(super) mod millis {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use time::OffsetDateTime;
 
     use crate::when;
 
-    pub(super) fn serialize<S: Serializer>(at: &OffsetDateTime, s: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::audit) fn serialize<S: Serializer>(at: &OffsetDateTime, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&when::millis(*at))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OffsetDateTime, D::Error> {
+    pub(in crate::audit) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OffsetDateTime, D::Error> {
         when::parse(&String::deserialize(d)?).map_err(|e| D::Error::custom(e.message))
     }
 }

@@ -75,6 +75,8 @@ event_types! {
     ConfigSet "config.set" "T6030I" "a cluster setting was changed",
     AuthorityCreated "ca.created" "T7000I" "a certificate authority was made",
     AuditKeyChanged "audit.key.changed" "T8000I" "a new segment of the audit chain begins under another key",
+    AuditExported "audit.exported" "T8001I" "the audit log, or a part of it, was exported",
+    AuditRestored "audit.restored" "T8002W" "the database is older than a checkpoint kept beside it: a backup was restored",
 }
 
 /// Older names, and the sister form of each pair the documents mix (C24).

@@ -6,7 +6,7 @@ use mezite_core::when;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn key(n: u8) -> ChainKey {
+pub(crate) fn key(n: u8) -> ChainKey {
     ChainKey::new(&[n; 32]).unwrap()
 }
 
@@ -19,7 +19,7 @@ fn event(i: usize) -> Event {
 }
 
 /// A chain whose key changes after `change` records.
-fn chain(count: usize, change: usize) -> Vec<Record> {
+pub(crate) fn chain(count: usize, change: usize) -> Vec<Record> {
     let mut previous = GENESIS;
     (1..=count)
         .map(|i| {
@@ -102,7 +102,7 @@ fn removal_exchange_and_wrong_columns_name_the_first_bad_record() {
     let mut column = chain(5, 9);
     column[3].columns.as_mut().unwrap().user = "bob".into();
     assert_eq!(verify(&column, &keys).unwrap_err(), BadRecord { seq: 4, why: Why::Columns });
-    assert_eq!(verify(&[], &keys).unwrap(), Head { seq: 0, mac: GENESIS });
+    assert_eq!(verify(&[], &keys).unwrap(), Head::START);
 }
 
 #[test]

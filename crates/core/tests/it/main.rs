@@ -6,6 +6,7 @@ mod access;
 mod cast;
 #[cfg(test)]
 mod chain;
+mod checkpoint;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

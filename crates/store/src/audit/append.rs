@@ -1,6 +1,6 @@
 //! Adding records, alone in groups or as part of a write.
 
-use mezite_core::audit::chain::{ChainKey, GENESIS, Head, Mac, chain_mac};
+use mezite_core::audit::chain::{ChainKey, GENESIS, Mac, chain_mac};
 use mezite_core::audit::{Columns, Event};
 use mezite_core::{Fault, Invalid, when};
 use time::OffsetDateTime;
@@ -61,10 +61,10 @@ impl Tx {
         if canonical.len() > MAX_RECORD {
             return Err(Invalid::new("details", format!("audit record is longer than {MAX_RECORD} bytes")).into());
         }
-        let head = self.head().await?;
-        let seq = head.seq + 1;
+        let (last, previous) = self.end().await?;
+        let seq = last + 1;
         let keys = std::sync::Arc::clone(&self.writer.keys);
-        let mac = chain_mac(&keys.current, seq, &head.mac, &canonical);
+        let mac = chain_mac(&keys.current, seq, &previous, &canonical);
         self.insert(seq, &event.columns(), canonical, &mac, keys.current.id()).await?;
         self.execute(
             sqlx::query(
@@ -84,12 +84,13 @@ impl Tx {
         Ok(self.row(sqlx::query("SELECT 1 FROM audit_events WHERE id = $1").bind(id)).await?.is_some())
     }
 
-    async fn head(&mut self) -> Result<Head, Fault> {
+    /// Number and MAC of the last record.
+    async fn end(&mut self) -> Result<(u64, Mac), Fault> {
         let row = self.row(sqlx::query("SELECT seq, mac FROM audit_head")).await?;
-        let Some(row) = row else { return Ok(Head { seq: 0, mac: GENESIS }) };
+        let Some(row) = row else { return Ok((0, GENESIS)) };
         // A head that makes no sense was written by somebody else; what follows it will not verify, and says so.
         let mac = unhex(&column::<String>(&row, 1)?).and_then(|mac| Mac::try_from(mac).ok()).unwrap_or(GENESIS);
-        Ok(Head { seq: column::<i64>(&row, 0)?.unsigned_abs(), mac })
+        Ok((column::<i64>(&row, 0)?.unsigned_abs(), mac))
     }
 
     async fn insert(

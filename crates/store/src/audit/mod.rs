@@ -5,10 +5,12 @@
 //! database is told apart only by a [`Head`](mezite_core::audit::chain::Head) kept elsewhere.
 
 pub(crate) mod append;
+mod checkpoint;
 mod query;
 mod verify;
 
 pub use append::AuditKeys;
+pub use checkpoint::{StoredCheckpoint, Stretch};
 pub use query::{AuditFilter, StoredEvent};
 pub use verify::{AuditReport, BadEvent};
 

@@ -2,6 +2,7 @@
 
 use mezite_core::audit::Columns;
 use mezite_core::audit::chain::{ChainKey, Head, Record, Verifier, chain_mac};
+use mezite_core::audit::checkpoint::{Divergence, Marks};
 use mezite_core::{Fault, when};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -24,6 +25,8 @@ pub struct AuditReport {
     pub head: Head,
     /// The first thing that does not verify.
     pub bad: Option<BadEvent>,
+    /// Where a log that verifies by itself leaves the marks it was held against.
+    pub diverged: Option<Divergence>,
 }
 
 /// Something in the log that does not verify.
@@ -38,20 +41,21 @@ pub struct BadEvent {
 }
 
 impl Store {
-    /// Verifies every record, every column beside it, and the end of the chain, as they stood when the call began.
+    /// Verifies every record, every column beside it, and the end of the chain, as they stood when the call began, and holds
+    /// them against `marks`.
     ///
     /// # Errors
     /// [`Fault::Unavailable`] when the database cannot be read. What was tampered with is no error but a report.
-    pub async fn verify_audit(&self) -> Result<AuditReport, Fault> {
+    pub async fn verify_audit(&self, mut marks: Marks) -> Result<AuditReport, Fault> {
         let keys = self.inner.writer.keys.all();
         let mut snapshot = self.inner.read.begin().await.map_err(fault::db)?;
         let mut verifier = Verifier::new(&keys);
-        let mut report = AuditReport { records: 0, segments: 0, head: verifier.head(), bad: None };
+        let mut report = AuditReport { records: 0, segments: 0, head: verifier.head(), bad: None, diverged: None };
         let mut key_id = String::new();
         // A record may have been given any number, so the first batch begins below all of them.
         let mut after = i64::MIN;
         loop {
-            let rows = batch(&mut snapshot, after).await?;
+            let rows = batch(&mut snapshot, after, BATCH).await?;
             let Some(last) = rows.last() else { break };
             after = last.try_get(0).map_err(fault::db)?;
             for row in &rows {
@@ -68,11 +72,12 @@ impl Store {
                 }
                 report.records += 1;
                 report.head = verifier.head();
+                marks.pass(&report.head);
             }
         }
         match check_end(&mut snapshot, &keys, verifier.head()).await? {
             Some(why) => Ok(found(report, verifier.head().seq + 1, String::new(), why)),
-            None => Ok(report),
+            None => Ok(AuditReport { diverged: marks.verdict(report.head.seq).err(), ..report }),
         }
     }
 }
@@ -82,20 +87,20 @@ fn found(mut report: AuditReport, seq: u64, id: String, why: String) -> AuditRep
     report
 }
 
-async fn batch(conn: &mut SqliteConnection, after: i64) -> Result<Vec<SqliteRow>, Fault> {
+pub(super) async fn batch(conn: &mut SqliteConnection, after: i64, limit: i64) -> Result<Vec<SqliteRow>, Fault> {
     sqlx::query(
         "SELECT seq, id, event_type, event_code, \"user\", resource, action, status, session_id, metadata, created_at,
            key_id, mac
          FROM audit_events WHERE seq > $1 ORDER BY seq LIMIT $2",
     )
     .bind(after)
-    .bind(BATCH)
+    .bind(limit)
     .fetch_all(conn)
     .await
     .map_err(fault::db)
 }
 
-fn read(row: &SqliteRow) -> Result<(Record, String), sqlx::Error> {
+pub(super) fn read(row: &SqliteRow) -> Result<(Record, String), sqlx::Error> {
     let column = |index: usize| row.try_get::<String, _>(index);
     let seq: i64 = row.try_get(0)?;
     let id = column(1)?;

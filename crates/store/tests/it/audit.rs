@@ -1,3 +1,4 @@
+use mezite_core::audit::checkpoint::Marks;
 use mezite_core::audit::{Event, EventType};
 use mezite_core::kind::{Role, RoleSpec};
 use mezite_store::{AuditFilter, AuditKeys, Expect, Page};
@@ -23,7 +24,7 @@ async fn with_events(count: u32) -> Fresh {
 }
 
 async fn bad(fresh: &Fresh) -> Option<(u64, String)> {
-    fresh.store.verify_audit().await.unwrap().bad.map(|bad| (bad.seq, bad.why))
+    fresh.store.verify_audit(Marks::default()).await.unwrap().bad.map(|bad| (bad.seq, bad.why))
 }
 
 async fn found(fresh: &Fresh, filter: AuditFilter) -> Vec<u64> {
@@ -90,7 +91,7 @@ async fn many_writers_make_one_chain() {
     for task in tasks {
         task.await.unwrap();
     }
-    let report = fresh.store.verify_audit().await.unwrap();
+    let report = fresh.store.verify_audit(Marks::default()).await.unwrap();
     assert_eq!((report.records, report.segments, report.bad), (200, 1, None));
 }
 
@@ -104,7 +105,7 @@ async fn one_request_that_is_refused_does_not_spoil_the_others() {
     let (refused, kept) = tokio::join!(fresh.store.audit(vec![long]), fresh.store.audit(vec![event(1)]));
     assert!(refused.unwrap_err().to_string().contains("longer"));
     kept.unwrap();
-    assert_eq!(fresh.store.verify_audit().await.unwrap().records, 1);
+    assert_eq!(fresh.store.verify_audit(Marks::default()).await.unwrap().records, 1);
 }
 
 #[tokio::test]
@@ -115,7 +116,7 @@ async fn the_chain_goes_on_after_a_restart_a_new_key_and_a_clock_set_back() {
     let mut earlier = event(9);
     earlier.timestamp = NOW - Duration::days(1);
     fresh.store.audit(vec![earlier]).await.unwrap();
-    let report = fresh.store.verify_audit().await.unwrap();
+    let report = fresh.store.verify_audit(Marks::default()).await.unwrap();
     assert_eq!((report.records, report.segments, report.bad), (4, 2, None));
     assert_eq!(found(&fresh, AuditFilter::default()).await, [4, 3, 2, 1]);
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
+use mezite_core::audit::checkpoint::Marks;
 use mezite_core::audit::{Event, EventType};
 use mezite_core::kind::{Role, RoleSpec};
 use mezite_store::{AuditFilter, Expect, Options, Page, Recordings, Store};
@@ -55,7 +56,7 @@ async fn what_was_acknowledged_survives_a_kill() {
     assert!(roles >= done);
     let events = store.audit_events(&AuditFilter::default(), &Page::default()).await.unwrap().items.len();
     assert_eq!(events, roles, "a change and its event stand or fall together");
-    assert_eq!(store.verify_audit().await.unwrap().bad, None);
+    assert_eq!(store.verify_audit(Marks::default()).await.unwrap().bad, None);
     let held = recordings.held(ID).await.unwrap();
     assert!(held >= done.try_into().unwrap());
     for n in 0..held {

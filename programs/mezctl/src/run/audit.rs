@@ -1,5 +1,7 @@
 //! `audit`.
 
+use std::path::PathBuf;
+
 use mezite_client::admin::refused;
 use mezite_client::cli::{self, Format};
 use mezite_client::{Error, Result};
@@ -11,7 +13,7 @@ use mezite_net::clock;
 use mezite_proto::v1;
 use serde_json::{Value, json};
 
-use super::{Context, count};
+use super::{Context, audit_file, count};
 use crate::args::Audit;
 
 const PAGE: u32 = 1000;
@@ -32,7 +34,15 @@ pub(super) async fn run(context: Context, command: Audit) -> Result<()> {
             };
             list(context, request, limit.unwrap_or(usize::MAX)).await
         }
-        Audit::Verify => verify(context).await,
+        Audit::Export { out, since, until } => {
+            let some = |flag, text: Option<String>| text.map(|text| bound(flag, Some(&text))).transpose();
+            let request = v1::ExportAuditRequest {
+                since_unix_ms: some("--since", since)?,
+                until_unix_ms: some("--until", until)?,
+            };
+            audit_file::export(context, request, &out).await
+        }
+        Audit::Verify { checkpoint, .. } => verify(context, checkpoint).await,
     }
 }
 
@@ -146,29 +156,37 @@ fn text(value: &Value) -> String {
     line(&when::millis(event.timestamp), &kind, &code, &user, columns.status, &summary.join(" "))
 }
 
-async fn verify(mut context: Context) -> Result<()> {
-    let mut request = context.admin.request(v1::VerifyAuditRequest {})?;
+async fn verify(mut context: Context, checkpoint: Option<PathBuf>) -> Result<()> {
+    let checkpoints = checkpoint.as_deref().map(audit_file::checkpoints).transpose()?;
+    let held = checkpoints.as_ref().map(|held| count(held.len().try_into().unwrap_or(u64::MAX), "checkpoint"));
+    let checkpoints = checkpoints.unwrap_or_default();
+    let mut request = context.admin.request(v1::VerifyAuditRequest { checkpoints })?;
     // The whole log is read; it takes as long as it takes.
     request.metadata_mut().remove("grpc-timeout");
     let verdict = context.admin.auth.verify_audit(request).await.map_err(refused)?.into_inner();
     let record = json!({
         "ok": verdict.ok, "records": verdict.records, "segments": verdict.segments, "first_bad_id": verdict.first_bad_id,
-        "first_bad_seq": verdict.first_bad_seq, "detail": verdict.detail,
+        "first_bad_seq": verdict.first_bad_seq, "detail": verdict.detail, "checkpoints": verdict.checkpoints,
     });
     if verdict.ok {
         return context.format.print_text(&record, |_| {
             format!(
-                "Audit log is whole and unchanged ({}, {})\n",
+                "Audit log is whole and unchanged ({}, {}){}\n",
                 count(verdict.records, "record"),
-                count(verdict.segments.into(), "key segment")
+                count(verdict.segments.into(), "key segment"),
+                held.map(|held| format!(", and agrees with {held} of the export")).unwrap_or_default(),
             )
         });
     }
     if context.format != Format::Text {
         context.format.print_text(&record, |_| String::new())?;
     }
-    let (id, detail) = (escape_control(&verdict.first_bad_id), escape_control(&verdict.detail));
-    Err(Fault::Bug(format!("audit log does not verify: record {} ({id}): {detail}", verdict.first_bad_seq)).into())
+    let detail = escape_control(&verdict.detail);
+    let id = match verdict.first_bad_id.as_str() {
+        "" => String::new(),
+        id => format!(" ({})", escape_control(id)),
+    };
+    Err(Fault::Bug(format!("audit log does not verify: record {}{id}: {detail}", verdict.first_bad_seq)).into())
 }
 
 #[cfg(test)]

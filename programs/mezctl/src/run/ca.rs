@@ -22,6 +22,7 @@ pub(super) async fn run(mut context: Context, command: Ca) -> Result<()> {
                 Authority::User => "user",
                 Authority::Host => "host",
                 Authority::Spiffe => "spiffe",
+                Authority::Audit => "audit",
             };
             let request = context.admin.request(v1::CaExportRequest { r#type: kind.to_owned() })?;
             let text = context.admin.auth.ca_export(request).await.map_err(refused)?.into_inner().text;

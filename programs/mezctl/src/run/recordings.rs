@@ -98,7 +98,7 @@ async fn download(mut context: Context, session: String, out: Option<PathBuf>) -
 
 /// A file of one's own: what was recorded is nobody else's to read, and what stands in the way, a link perhaps, is removed
 /// and not written through.
-fn created(path: &Path) -> std::io::Result<File> {
+pub(super) fn created(path: &Path) -> std::io::Result<File> {
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != ErrorKind::NotFound
     {
