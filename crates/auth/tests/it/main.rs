@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers outside test functions")]
 
 mod audit_export;
+mod calls;
 mod cluster;
 mod join;
 mod login;

@@ -1,104 +1,10 @@
-//! Every RPC, called with an empty message by nobody, by somebody unprivileged, and by the wrong sort of machine.
+//! What every call passes before its handler: sizes, addresses, and the bound on what refusals write.
 
-use http::uri::PathAndQuery;
 use mezite_core::audit::{Event, EventType};
-use mezite_net::rpc::{AUTHORIZATION, bearer};
-use mezite_proto::RPCS;
 use mezite_proto::v1::ListObjectsRequest;
-use tonic::client::Grpc;
-use tonic::transport::Channel;
-use tonic::{Code, Request};
-use tonic_prost::ProstCodec;
+use tonic::Code;
 
 use crate::cluster::Cluster;
-
-/// Calls that need no credential, or carry their own.
-const OPEN: [&str; 4] = ["Ping", "AuthenticateLocal", "RedeemInvite", "GenerateHostCerts"];
-/// Calls of machines.
-const MACHINES: [&str; 9] = [
-    "RegisterAgent",
-    "AgentHeartbeat",
-    "Watch",
-    "ReportPresence",
-    "StartSession",
-    "EndSession",
-    "EmitAuditEvents",
-    "UploadRecording",
-    "ProveSessionMfa",
-];
-/// Calls of administrators, or administrators and auditors.
-const PRIVILEGED: [&str; 12] = [
-    "CreateUser",
-    "ResetPassword",
-    "ResetMfa",
-    "CreateToken",
-    "TerminateSession",
-    "VerifyRecording",
-    "ListAudit",
-    "VerifyAudit",
-    "ExportAudit",
-    "ExplainAccess",
-    "WhoCan",
-    "PreviewRole",
-];
-
-fn rpcs() -> impl Iterator<Item = (&'static str, &'static str)> {
-    RPCS.iter().filter_map(|path| Some((*path, path.strip_prefix("/mezite.v1.Auth/")?)))
-}
-
-/// The status of a call with an empty message. Messages without fields decode as any other.
-async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Code {
-    let mut grpc = Grpc::new(channel.clone());
-    grpc.ready().await.unwrap();
-    let mut request = Request::new(mezite_proto::v1::PingRequest {});
-    if let Some(token) = token {
-        request.metadata_mut().insert(AUTHORIZATION, bearer(token).unwrap());
-    }
-    let codec = ProstCodec::<mezite_proto::v1::PingRequest, mezite_proto::v1::PingReply>::default();
-    let answer = grpc.server_streaming(request, PathAndQuery::from_static(path), codec).await;
-    answer.map_or_else(|status| status.code(), |_| Code::Ok)
-}
-
-#[tokio::test]
-async fn every_call_is_refused_to_whoever_has_no_business_with_it() {
-    let cluster = Cluster::new().await;
-    cluster.new_user("alice", &["access"], &[]).await;
-    let nobody = cluster.channel(None);
-    let agent = cluster.machine_channel("node", "web-1").await;
-    let proxy = cluster.machine_channel("proxy", "p").await;
-    for (path, rpc) in rpcs() {
-        // A new session for each: one of the calls ends it.
-        let alice = cluster.user("alice").await;
-        let token = alice.token.as_deref();
-        let open = OPEN.contains(&rpc);
-        let as_nobody = call(&nobody, path, None).await;
-        let is_refusal = matches!(as_nobody, Code::Unauthenticated | Code::PermissionDenied);
-        assert!(open || is_refusal, "{rpc} by nobody: {as_nobody:?}");
-        let garbage = call(&nobody, path, Some("0123456789abcdef")).await;
-        assert_eq!(garbage, Code::Unauthenticated, "{rpc} with a token that is none");
-
-        let privileged = PRIVILEGED.contains(&rpc) || MACHINES.contains(&rpc);
-        let as_user = call(&nobody, path, token).await;
-        assert_eq!(as_user == Code::PermissionDenied, privileged, "{rpc} by a user: {as_user:?}");
-
-        let for_machines = MACHINES.contains(&rpc) || open;
-        for (channel, own, foreign) in [(&agent, "agent", "ReportPresence"), (&proxy, "proxy", "")] {
-            let only_agents = !matches!(rpc, "Watch" | "ReportPresence" | "EmitAuditEvents") && !open;
-            let allowed = for_machines && rpc != foreign && !(own == "proxy" && only_agents);
-            let code = call(channel, path, None).await;
-            assert_eq!(code != Code::PermissionDenied, allowed, "{rpc} by {own}: {code:?}");
-        }
-        let borrowed = call(&agent, path, token).await;
-        assert_eq!(borrowed, Code::PermissionDenied, "{rpc} by an agent with a user's token");
-    }
-    let alice = cluster.user("alice").await;
-    let token = alice.token.as_deref();
-    assert_eq!(call(&nobody, "/mezite.v1.Auth/Nothing", token).await, Code::Unimplemented);
-    assert_eq!(
-        call(&nobody, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", token).await,
-        Code::Unimplemented
-    );
-}
 
 /// A message is held in memory while it arrives.
 #[tokio::test]
