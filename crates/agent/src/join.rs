@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mezite_core::labels::{self, Labels};
 use mezite_net::backoff::Backoff;
 use mezite_net::clock;
 use mezite_net::dial::{DialError, Dialer};
@@ -186,7 +187,17 @@ async fn register(auth: &mut AuthClient<Channel>, config: &AgentConfig) -> Resul
         version: env!("CARGO_PKG_VERSION").to_owned(),
         recording_mode: config.recording_mode.as_str().to_owned(),
     };
-    auth.register_agent(request).await?;
+    let reply = auth.register_agent(request).await?.into_inner();
+    let in_force: Labels = reply.labels.into_iter().collect();
+    let claimed = config.labels.iter().filter(|(key, value)| in_force.get(*key) != Some(*value));
+    let claimed: Labels = claimed.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if !claimed.is_empty() {
+        tracing::warn!(
+            without_effect = labels::print(&claimed),
+            in_force = labels::print(&in_force),
+            "MEZITE_NODE_LABELS counts at the first registration only; an administrator changes labels with mezctl nodes update"
+        );
+    }
     Ok(())
 }
 

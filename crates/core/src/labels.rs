@@ -44,8 +44,9 @@ pub fn print(labels: &Labels) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-/// Checks count, length and characters. Keys: `[A-Za-z0-9._/:-]`. Values: printable ASCII without a comma and without a
-/// space at either end. ASCII only, because two texts that look alike must not be two labels.
+/// Checks count, length and characters. Keys: `[A-Za-z0-9._/:-]`, no two of which differ in case only. Values: printable ASCII
+/// without a comma, without a space at either end and without two in a row. ASCII only, because two texts that look alike must
+/// not be two labels.
 ///
 /// # Errors
 /// [`Invalid`] naming the label.
@@ -53,8 +54,12 @@ pub fn validate(labels: &Labels) -> Result<(), Invalid> {
     if labels.len() > MAX_LABELS {
         return Err(too_many());
     }
+    let mut seen = BTreeMap::new();
     labels.iter().try_for_each(|(key, value)| {
         validate_key(key)?;
+        if let Some(other) = seen.insert(key.to_ascii_lowercase(), key) {
+            return Err(Invalid::new("labels", format!("the keys {other:?} and {key:?} differ in case only")));
+        }
         validate_value(value).map_err(|e| e.within(key).within("labels"))
     })
 }
@@ -86,6 +91,9 @@ pub fn validate_value(value: &str) -> Result<(), Invalid> {
     }
     if value.starts_with(' ') || value.ends_with(' ') {
         return refuse("must not start or end with a space".into());
+    }
+    if value.contains("  ") {
+        return refuse("must not hold two spaces in a row, which look like one".into());
     }
     Ok(())
 }

@@ -31,10 +31,10 @@ struct State {
 }
 
 impl State {
-    async fn load(hub: &Hub, at_unix: i64) -> Result<Self, Fault> {
+    async fn load(hub: &Hub, at_unix: Option<i64>) -> Result<Self, Fault> {
         let now = match at_unix {
-            0 => clock::now(),
-            at => OffsetDateTime::from_unix_timestamp(at).map_err(|_| Invalid::new("at", "is out of range"))?,
+            None => clock::now(),
+            Some(at) => OffsetDateTime::from_unix_timestamp(at).map_err(|_| Invalid::new("at", "is out of range"))?,
         };
         let users = hub.store.all::<User>().await?.into_iter().filter_map(|user| {
             let spec = user.spec.ok()?;
@@ -170,7 +170,7 @@ pub(super) async fn preview(hub: &Hub, _: &Caller, request: PreviewRoleRequest) 
     let json = parse_json(&request.spec).map_err(|e| Invalid::new("spec", e.to_string()))?;
     let spec: RoleSpec = decode(&json).map_err(|e| e.within("spec"))?;
     Role::validate(&request.name, &spec)?;
-    let state = State::load(hub, 0).await?;
+    let state = State::load(hub, None).await?;
     aside(move || Ok(changes(&state, request.name, spec))).await
 }
 

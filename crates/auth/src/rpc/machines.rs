@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use mezite_core::audit::{Event, EventType};
-use mezite_core::kind::{self, NodeSpec};
+use mezite_core::kind::{self, Kind};
 use mezite_core::labels::{self, Labels};
 use mezite_core::{Fault, Invalid, name};
 use mezite_net::clock;
@@ -50,7 +50,11 @@ pub(super) async fn register_agent(
     }
     let claimed: Labels = request.labels.into_iter().collect();
     labels::validate(&claimed)?;
-    let registered = NodeSpec { version: request.version, ..with_labels(&node, claimed) };
+    if request.version.is_empty() {
+        return Err(Invalid::new("version", "is empty").into());
+    }
+    let registered = node.claim(&request.version, claimed);
+    kind::Node::validate(&node.hostname, &registered)?;
     if registered != node {
         let mut tx = hub.store.begin(clock::now()).await?;
         tx.put::<kind::Node>(&node.hostname, &registered, Expect::Any).await?;
@@ -59,23 +63,16 @@ pub(super) async fn register_agent(
             .resource("node", &node.hostname)
             .detail("version", &registered.version)
             .detail("recording_mode", &request.recording_mode);
+        if registered.claimed_labels != node.claimed_labels {
+            event = event.detail("claimed_labels", &registered.claimed_labels);
+        }
         event.server_hostname.clone_from(&node.hostname);
-        event.resource_labels = registered.labels;
+        event.resource_labels.clone_from(&registered.labels);
         tx.audit(&caller.sign(event)).await?;
         tx.commit().await?;
     }
-    Ok(RegisterAgentReply { agent_id: id.clone(), cluster_name: hub.cluster().to_owned() })
-}
-
-/// The labels of a node whose agent claims these: a changed claim counts, under the labels of the join token; an unchanged
-/// one leaves what an administrator made of the labels.
-fn with_labels(node: &NodeSpec, claimed: Labels) -> NodeSpec {
-    if claimed == node.claimed_labels {
-        return node.clone();
-    }
-    let mut labels = claimed.clone();
-    labels.extend(node.token_labels.clone());
-    NodeSpec { labels, claimed_labels: claimed, ..node.clone() }
+    let labels = registered.labels.into_iter().collect();
+    Ok(RegisterAgentReply { agent_id: id.clone(), cluster_name: hub.cluster().to_owned(), labels })
 }
 
 pub(super) async fn agent_heartbeat(
@@ -183,23 +180,4 @@ fn reported(hub: &Hub, caller: &Caller, node: Option<&str>, json: &[u8]) -> Resu
         _ => event.component = "proxy".into(),
     }
     Ok(event)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn labels(text: &str) -> Labels {
-        labels::parse(text).unwrap()
-    }
-
-    #[test]
-    fn a_token_outranks_the_agent_and_an_administrator_outlives_a_restart() {
-        let joined = NodeSpec { labels: labels("env=prod"), token_labels: labels("env=prod"), ..NodeSpec::default() };
-        let first = with_labels(&joined, labels("env=dev,os=linux"));
-        assert_eq!(first.labels, labels("env=prod,os=linux"));
-        let edited = NodeSpec { labels: labels("env=prod,team=a"), ..first };
-        assert_eq!(with_labels(&edited, labels("env=dev,os=linux")).labels, edited.labels);
-        assert_eq!(with_labels(&edited, labels("os=bsd")).labels, labels("env=prod,os=bsd"));
-    }
 }

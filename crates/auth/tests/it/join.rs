@@ -61,6 +61,27 @@ async fn a_node_gets_certificates_for_its_names_and_comes_back_without_its_token
     assert_eq!(nodes[0].1["labels"], serde_json::json!({ "env": "prod", "os": "linux" }));
     assert_eq!(nodes[0].1["version"], "0.1.0");
 
+    // A later claim gains nothing and loses nothing.
+    let other = [("env".to_owned(), "dev".to_owned()), ("team".to_owned(), "core".to_owned())];
+    let changed = RegisterAgentRequest { labels: other.into(), ..register.clone() };
+    let reply = node.client.register_agent(changed).await.unwrap().into_inner();
+    assert_eq!(reply.labels, [("env".to_owned(), "prod".to_owned()), ("os".to_owned(), "linux".to_owned())].into());
+    let nodes = node_names(&cluster).await;
+    assert_eq!(nodes[0].1["labels"], serde_json::json!({ "env": "prod", "os": "linux" }));
+    assert_eq!(nodes[0].1["claimed_labels"], serde_json::json!({ "env": "dev", "team": "core" }));
+    for bad in
+        [("еnv", "prod"), ("env", "prod\u{200b}"), ("env", " prod"), ("env", "a\tb"), ("e nv", "x"), ("env", "a  b")]
+    {
+        let labels = [(bad.0.to_owned(), bad.1.to_owned())].into();
+        let refused =
+            node.client.register_agent(RegisterAgentRequest { labels, ..register.clone() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}");
+    }
+    let twice = [("env".to_owned(), "a".to_owned()), ("Env".to_owned(), "b".to_owned())].into();
+    let refused =
+        node.client.register_agent(RegisterAgentRequest { labels: twice, ..register.clone() }).await.unwrap_err();
+    assert!(refused.message().contains("differ in case only"), "{refused}");
+
     let (renewal, renewed_key) = joining("", "node", "another-name");
     let renewed = node.client.generate_host_certs(renewal).await.unwrap().into_inner();
     assert_eq!(renewed.host_id, id);

@@ -54,12 +54,31 @@ pub struct NodeSpec {
     /// Labels of the join token; the agent cannot take them away or change them.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub token_labels: Labels,
-    /// Labels the agent claimed when they last changed, so that an administrator's edit outlives a restart of the agent.
+    /// Labels the agent claims, as its own word: they count once, when it registers for the first time ([`NodeSpec::claim`]).
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub claimed_labels: Labels,
     /// Version the agent reported.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
+}
+
+impl NodeSpec {
+    /// The node when its agent registers and claims these labels.
+    ///
+    /// The first registration follows from a join that an administrator's token admitted: what it claims is added to the labels
+    /// that are there, and changes none of them. Every later claim is kept to be shown, and changes nothing: an agent that could
+    /// change its labels could gain users, or lose a deny rule.
+    #[must_use]
+    pub fn claim(&self, version: &str, claimed: Labels) -> Self {
+        let mut labels = self.labels.clone();
+        // Every registration names a version, so one without has never been.
+        if self.version.is_empty() {
+            for (key, value) in &claimed {
+                labels.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        Self { labels, claimed_labels: claimed, version: version.to_owned(), ..self.clone() }
+    }
 }
 
 impl Kind for Node {

@@ -42,7 +42,12 @@ impl Kind for User {
     fn validate(name: &str, spec: &UserSpec) -> Result<(), Invalid> {
         name::user(name)?;
         role_names("roles", &spec.roles)?;
-        validate_traits(&spec.traits)
+        validate_traits(&spec.traits)?;
+        // Of all traits only this one is a list of OS users, and what no system takes would be a login that never works.
+        let logins = spec.traits.get("logins").into_iter().flatten();
+        logins.enumerate().try_for_each(|(i, login)| {
+            name::login(login).map_err(|e| Invalid::new(format!("traits.logins.[{i}]"), e.message))
+        })
     }
 
     fn columns(name: &str, spec: &UserSpec) -> Vec<Value> {

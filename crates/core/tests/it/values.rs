@@ -299,7 +299,26 @@ fn node_labels() -> impl Strategy<Value = Labels> {
 proptest! {
     #[test]
     fn labels_round_trip(labels in prop::collection::btree_map("[A-Za-z0-9._/:-]{1,8}", "([!-+\\--~]([ -+\\--~]{0,6}[!-+\\--~])?)?", 0..8)) {
+        let clean = labels::validate(&labels).is_ok();
+        prop_assume!(clean);
         prop_assert_eq!(labels::parse(&labels::print(&labels)).unwrap(), labels);
+    }
+
+    /// Whatever an agent claims after its first registration, its labels stay; and nobody's labels change by its first.
+    #[test]
+    fn an_agent_changes_no_label(given in node_labels(), first in node_labels(), later in prop::collection::vec(node_labels(), 0..4)) {
+        let node = NodeSpec { labels: given.clone(), ..NodeSpec::default() };
+        let registered = node.claim("1", first.clone());
+        prop_assert!(given.iter().all(|(key, value)| registered.labels.get(key) == Some(value)));
+        prop_assert!(registered.labels.iter().all(|pair| given.contains_key(pair.0) || first.get(pair.0) == Some(pair.1)));
+        let edited = NodeSpec { labels: given, ..registered.clone() };
+        for start in [registered, edited] {
+            let mut node = start.clone();
+            for claimed in &later {
+                node = node.claim("2", claimed.clone());
+                prop_assert_eq!(&node.labels, &start.labels);
+            }
+        }
     }
 
     #[test]

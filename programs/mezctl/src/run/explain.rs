@@ -24,10 +24,10 @@ pub(super) async fn run(context: Context, command: Access) -> Result<()> {
     }
 }
 
-/// Unix seconds, where zero means the present moment.
-fn unix(at: Option<String>) -> Result<i64> {
-    let Some(at) = at else { return Ok(0) };
-    Ok(when::parse(&at).map_err(|error| error.within("--at"))?.unix_timestamp())
+/// Unix seconds; none for the present moment.
+fn unix(at: Option<String>) -> Result<Option<i64>> {
+    let Some(at) = at else { return Ok(None) };
+    Ok(Some(when::parse(&at).map_err(|error| error.within("--at"))?.unix_timestamp()))
 }
 
 async fn explain(mut context: Context, asked: v1::ExplainAccessRequest) -> Result<()> {

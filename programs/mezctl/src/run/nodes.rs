@@ -25,8 +25,11 @@ pub(super) async fn run(mut context: Context, command: Nodes) -> Result<()> {
             let mut changed = spec::<Node>(&node).map_err(Error::Local)?;
             changed.labels = labels::parse(&labels)?;
             let stored = context.admin.put(Node::KIND, &node.name, encode(&changed)?, Some(node.revision)).await?;
-            let shown = labels::print(&changed.labels);
-            context.format.print_text(&record(&stored), |_| format!("Node {} updated (labels: {shown})\n", node.name))
+            let shown = match labels::print(&changed.labels) {
+                none if none.is_empty() => "no labels".to_owned(),
+                labels => format!("labels: {labels}"),
+            };
+            context.format.print_text(&record(&stored), |_| format!("Node {} updated ({shown})\n", node.name))
         }
         Nodes::Rm { node } => {
             let node = context.admin.get(Node::KIND, &node).await?;
