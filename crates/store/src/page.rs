@@ -15,7 +15,8 @@ impl Page {
         Self { token: String::new(), size }
     }
 
-    pub(crate) fn limit(&self) -> i64 {
+    /// Most entries, with the default and the bound applied.
+    pub fn limit(&self) -> i64 {
         match self.size {
             0 => 500,
             size => i64::from(size.min(1000)),

@@ -4,7 +4,7 @@ use mezite_core::audit::{Event, EventType};
 use mezite_core::decode::{decode, parse_json};
 use mezite_core::identity::Identity;
 use mezite_core::kind::role::BUILT_IN;
-use mezite_core::kind::{Config, Kind, Lock, Node, Role, Token, User};
+use mezite_core::kind::{Config, Kind, Lock, Node, NodeSpec, Role, Token, User};
 use mezite_core::lock::{self, Subject};
 use mezite_core::rbac::{Policy, Resource, Roles, Target, Verb, may};
 use mezite_core::{Fault, Invalid};
@@ -20,6 +20,8 @@ use super::{authorize, page, reads_all};
 use crate::caller::{Caller, User as LoggedIn};
 use crate::hub::Hub;
 
+/// Objects read at a time when not all of them are shown.
+const CHUNK: u32 = 1000;
 /// Most changed fields named in one audit event.
 const MAX_CHANGES: usize = 64;
 
@@ -46,7 +48,7 @@ pub(super) async fn get(hub: &Hub, caller: &Caller, request: GetObjectRequest) -
     let GetObjectRequest { kind, name } = request;
     with_kind!(kind.as_str(), K => {
         let sight = Sight::of::<K>(hub, caller).await?;
-        let found = find::<K>(hub, &name).await?.filter(|object| sight.sees(object));
+        let found = find::<K>(hub, &name).await?.filter(|object| sight.sees(sight.policy().as_ref(), object));
         to_wire(found.ok_or_else(|| not_found::<K>(&name))?)
     })
 }
@@ -165,17 +167,30 @@ impl Sight {
         Ok(Self::Everything)
     }
 
-    fn sees<K: Kind>(&self, object: &Object<K>) -> bool {
-        let (identity, roles) = match self {
-            Self::Everything => return true,
-            Self::Own { user_id, roles } => return object.id == *user_id || is_role::<K>(&object.name, roles),
-            Self::Reachable { identity, roles } => (identity, roles),
-        };
-        let spec = object.spec.as_ref().ok().and_then(|spec| value(spec).ok());
-        let Some(Ok(node)) = spec.map(serde_json::from_value::<mezite_core::kind::NodeSpec>) else { return false };
-        let target = Target { node_id: &node.node_id, name: &node.hostname, labels: &node.labels };
-        Policy::new(identity, roles).sees(target)
+    /// The rules by which nodes are seen, made ready once for a whole list: making them costs more than a node does.
+    fn policy(&self) -> Option<Policy<'_>> {
+        match self {
+            Self::Reachable { identity, roles } => Some(Policy::new(identity, roles)),
+            Self::Everything | Self::Own { .. } => None,
+        }
     }
+
+    fn sees<K: Kind>(&self, policy: Option<&Policy<'_>>, object: &Object<K>) -> bool {
+        match (self, policy) {
+            (Self::Everything, _) => true,
+            (Self::Own { user_id, roles }, _) => object.id == *user_id || is_role::<K>(&object.name, roles),
+            (Self::Reachable { .. }, Some(policy)) => node::<K>(object).is_some_and(|node| {
+                policy.sees(Target { node_id: &node.node_id, name: &node.hostname, labels: &node.labels })
+            }),
+            (Self::Reachable { .. }, None) => false,
+        }
+    }
+}
+
+/// The spec, when the kind is that of nodes.
+fn node<K: Kind>(object: &Object<K>) -> Option<&NodeSpec> {
+    let spec: &dyn std::any::Any = object.spec.as_ref().ok()?;
+    spec.downcast_ref()
 }
 
 fn is_role<K: Kind>(name: &str, held: &[String]) -> bool {
@@ -194,14 +209,23 @@ fn identity(hub: &Hub, user: &LoggedIn) -> Identity {
     }
 }
 
-/// A page of what the caller sees. The token of the next page is a name, so what is hidden is left out before the cut.
+/// A page of what the caller sees. The token of the next page is a name, so what is hidden is left out before the cut. No more
+/// is read than it takes to fill the page.
 async fn seen<K: Kind>(hub: &Hub, sight: &Sight, page: &Page) -> Result<Listed<Object<K>>, Fault> {
     if matches!(sight, Sight::Everything) {
         return hub.store.list::<K>(page).await;
     }
-    let all = hub.store.all::<K>().await?.into_iter();
-    let rest = all.filter(|object| object.name > page.token && sight.sees(object));
-    Ok(Listed::cut(rest.collect(), page, |last| last.name.clone()))
+    let policy = sight.policy();
+    let most = usize::try_from(page.limit()).unwrap_or(usize::MAX);
+    let (mut seen, mut token) = (Vec::new(), page.token.clone());
+    loop {
+        let read = hub.store.list::<K>(&Page { token, size: CHUNK }).await?;
+        seen.extend(read.items.into_iter().filter(|object| sight.sees(policy.as_ref(), object)));
+        match read.next {
+            Some(next) if seen.len() <= most => token = next,
+            _ => return Ok(Listed::cut(seen, page, |last| last.name.clone())),
+        }
+    }
 }
 
 /// By name, else by id.
