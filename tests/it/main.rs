@@ -18,7 +18,9 @@ mod setup;
 mod user;
 
 mod audit;
+mod calls;
 mod clock;
+mod codes;
 mod config;
 mod disk;
 mod exec;
@@ -36,6 +38,7 @@ mod openssh;
 mod peers;
 mod pinning;
 mod recording;
+mod recover;
 mod refusal;
 mod rest;
 mod restart;

@@ -9,13 +9,17 @@ use crate::process::run;
 use crate::setup::Setup;
 
 /// Status and body of one request.
-fn call(cluster: &Cluster, token: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+pub(crate) fn call(cluster: &Cluster, token: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-quiet", "-verify_quiet", "-verify_return_error", "-servername", "localhost"]);
     command.arg("-CAfile").arg(cluster.path("hub/tls/ca.pem")).args(["-connect", &cluster.addr["https"]]);
     let length = body.len();
+    let credential = match token {
+        "" => String::new(),
+        token => format!("Authorization: Bearer {token}\r\n"),
+    };
     let request = format!(
-        "{method} /v1/webapi/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+        "{method} /v1/webapi/{path} HTTP/1.1\r\nHost: localhost\r\n{credential}Connection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     let answer = run(command, request.as_bytes());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mezite_auth::{AuthConfig, FirstAdmin, Running, start};
 use mezite_core::audit::chain::ChainKey;
-use mezite_core::kind::{Node, NodeSpec, Role, RoleSpec, UserSpec};
+use mezite_core::kind::{Node, NodeSpec, Role, RoleSpec};
 use mezite_net::clock;
 use mezite_net::dial::Dialer;
 use mezite_net::rpc::{AUTHORIZATION, bearer, channel};
@@ -111,9 +111,7 @@ async fn main() {
     let mut client = client(&running);
     let admin = login(&mut client, "admin").await;
     let roles: Vec<String> = (0..ROLES).map(|i| format!("team-{i}")).collect();
-    let spec =
-        UserSpec { roles, traits: [("logins".to_owned(), vec!["ubuntu".to_owned()])].into(), ..UserSpec::default() };
-    let spec = serde_json::to_vec(&spec).unwrap();
+    let spec = json!({ "roles": roles, "traits": { "logins": ["ubuntu"] } }).to_string().into_bytes();
     let request = CreateUserRequest { name: "alice".into(), spec, password: PASSWORD.into() };
     client.create_user(with(&admin, request)).await.unwrap();
     let alice = login(&mut client, "alice").await;

@@ -13,7 +13,7 @@ use crate::login::secret;
 use crate::{AuthError, FirstAdmin};
 
 /// Name of the first administrator.
-const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 
 /// Makes the built-in roles that are missing.
 pub(crate) async fn roles(store: &Store, events: &Events) -> Result<(), AuthError> {
@@ -44,6 +44,11 @@ pub(crate) fn check(wanted: &FirstAdmin) -> Result<(), AuthError> {
     }
 }
 
+/// A password of 128 random bits.
+pub(crate) fn random_password() -> Zeroizing<String> {
+    Zeroizing::new(secret().chars().take(32).collect())
+}
+
 /// Makes the first administrator when there is no user at all. The answer is the password, if it was made here.
 pub(crate) async fn first_admin(
     store: &Store,
@@ -58,7 +63,7 @@ pub(crate) async fn first_admin(
     let (password, shown) = match wanted {
         FirstAdmin::Password(password) => (password, None),
         FirstAdmin::Random | FirstAdmin::Refuse => {
-            let password: Zeroizing<String> = Zeroizing::new(secret().chars().take(32).collect());
+            let password = random_password();
             (password.clone(), Some(password))
         }
     };

@@ -51,7 +51,6 @@ impl Hub {
         checkpoints: Checkpoints,
         events: Events,
         passwords: Passwords,
-        stop: CancellationToken,
     ) -> Self {
         Self {
             store,
@@ -60,7 +59,7 @@ impl Hub {
             checkpoints,
             events,
             passwords,
-            stop,
+            stop: CancellationToken::new(),
             throttle: Throttle::default(),
             session_codes: Throttle::default(),
             session_code_turn: tokio::sync::Mutex::default(),

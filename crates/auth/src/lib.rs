@@ -35,9 +35,11 @@ mod issue;
 mod join;
 mod login;
 mod presence;
+mod recover;
 mod rpc;
 mod start;
 mod sweep;
 
 pub use error::AuthError;
+pub use recover::{Recovered, recover};
 pub use start::{AuthConfig, FirstAdmin, Running, start};

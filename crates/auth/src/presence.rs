@@ -24,6 +24,23 @@ struct State {
     proxies: BTreeMap<String, Proxy>,
     /// Heartbeats that the database has not got yet.
     unwritten: HashMap<String, u32>,
+    /// Nodes whose tunnel went away, and when.
+    away: HashMap<String, Instant>,
+}
+
+impl State {
+    fn is_online(&self, node_id: &str) -> bool {
+        self.proxies.values().any(|proxy| proxy.online.contains(node_id))
+    }
+
+    /// Notes which of these have no tunnel any more.
+    fn look_for<'a>(&mut self, nodes: impl Iterator<Item = &'a String>, now: Instant) {
+        for node in nodes {
+            if !self.is_online(node) {
+                self.away.entry(node.clone()).or_insert(now);
+            }
+        }
+    }
 }
 
 struct Agent {
@@ -56,10 +73,27 @@ impl Presence {
     /// Notes the whole set of tunnels that a proxy holds; the answer is whether it differs from the last.
     pub(crate) fn report(&self, proxy: &str, online: &[String], now: Instant) -> bool {
         let online: BTreeSet<String> = online.iter().cloned().collect();
-        match self.state().proxies.insert(proxy.to_owned(), Proxy { heard: now, online: online.clone() }) {
-            Some(before) => before.online != online,
+        let mut state = self.state();
+        state.away.retain(|node, _| !online.contains(node));
+        match state.proxies.insert(proxy.to_owned(), Proxy { heard: now, online: online.clone() }) {
+            Some(before) => {
+                state.look_for(before.online.difference(&online), now);
+                before.online != online
+            }
             None => true,
         }
+    }
+
+    /// Nodes that have had no tunnel for a while and were not told of so far.
+    pub(crate) fn left(&self, now: Instant) -> Vec<String> {
+        let state = self.state();
+        let left = state.away.iter().filter(|(_, since)| now.saturating_duration_since(**since) > GONE);
+        left.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Notes that a node that left was told of.
+    pub(crate) fn told_of(&self, node_id: &str) {
+        self.state().away.remove(node_id);
     }
 
     /// Forgets proxies that fell silent and names them.
@@ -67,13 +101,17 @@ impl Presence {
         let mut state = self.state();
         let lost = state.proxies.iter().filter(|(_, proxy)| now.saturating_duration_since(proxy.heard) > GONE);
         let lost: Vec<String> = lost.map(|(id, _)| id.clone()).collect();
-        state.proxies.retain(|id, _| !lost.contains(id));
+        for id in &lost {
+            if let Some(proxy) = state.proxies.remove(id) {
+                state.look_for(proxy.online.iter(), now);
+            }
+        }
         lost
     }
 
     /// Whether a tunnel of this node is held now.
     pub(crate) fn is_online(&self, node_id: &str) -> bool {
-        self.state().proxies.values().any(|proxy| proxy.online.contains(node_id))
+        self.state().is_online(node_id)
     }
 
     /// Whether a session on this node that began at `began` cannot be alive: the node is gone altogether, or has been
@@ -109,6 +147,24 @@ mod tests {
         assert!(presence.lost_proxies(now + GONE).is_empty());
         assert_eq!(presence.lost_proxies(now + GONE + 2 * SECOND), ["p1"]);
         assert!(!presence.is_online("n1"));
+    }
+
+    #[test]
+    fn a_node_has_left_when_no_proxy_has_had_its_tunnel_for_a_while() {
+        let (presence, now) = (Presence::default(), Instant::now());
+        let nodes = ["n1".to_owned(), "n2".to_owned(), "n3".to_owned()];
+        presence.report("p1", &nodes, now);
+        presence.report("p2", &nodes[2..], now);
+        presence.report("p1", &nodes[..1], now + SECOND);
+        assert!(presence.left(now + GONE).is_empty());
+        assert_eq!(presence.left(now + GONE + 2 * SECOND), ["n2"], "n3 is with the other proxy");
+        presence.told_of("n2");
+        assert!(presence.left(now + 3 * GONE).is_empty(), "told once");
+        presence.report("p1", &[], now + 2 * SECOND);
+        presence.report("p1", &nodes[..1], now + 3 * SECOND);
+        presence.report("p2", &nodes[2..], now + 2 * GONE);
+        presence.lost_proxies(now + 2 * GONE);
+        assert_eq!(presence.left(now + 3 * GONE + SECOND), ["n1"], "with the proxy that fell silent");
     }
 
     #[test]

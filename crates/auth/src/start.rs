@@ -147,7 +147,8 @@ pub async fn start(config: AuthConfig, stop: CancellationToken) -> Result<Runnin
     // Tunnels of an earlier life; proxies report anew.
     store.clear_tunnels(None, clock::now()).await?;
     let checkpoints = Checkpoints::new(&authorities.audit.key, &config.data_dir)?;
-    let mut hub = Hub::new(store, recordings, authorities, checkpoints, events, passwords, stop);
+    let mut hub = Hub::new(store, recordings, authorities, checkpoints, events, passwords);
+    hub.stop = stop;
     hub.proxy_addr = config.proxy_addr;
     checkpoint::warn_of_older_database(&hub).await?;
     serve(Arc::new(hub), (listener, addr), config.names, first_password).await
@@ -227,7 +228,7 @@ impl Running {
 }
 
 /// Says in the log that a new segment begins: the record is the first under the other key.
-async fn begin_segment(store: &Store, events: &Events, key_id: &str) -> Result<(), AuthError> {
+pub(crate) async fn begin_segment(store: &Store, events: &Events, key_id: &str) -> Result<(), AuthError> {
     match store.audit_end().await? {
         Some((seq, former)) if former != key_id => {
             let event = events.event(EventType::AuditKeyChanged).resource("audit", key_id);
@@ -238,7 +239,7 @@ async fn begin_segment(store: &Store, events: &Events, key_id: &str) -> Result<(
 }
 
 /// The keys of the audit chain: the configured ones, and the one made here before a key was configured.
-fn audit_keys(config: &AuthConfig) -> Result<AuditKeys, AuthError> {
+pub(crate) fn audit_keys(config: &AuthConfig) -> Result<AuditKeys, AuthError> {
     let short = || AuthError::new(format!("audit.hmac_key must have at least {SHORTEST_KEY} bytes"));
     let key = |secret: &Zeroizing<String>| ChainKey::new(secret.as_bytes()).ok_or_else(short);
     let path = config.data_dir.join("audit.key");

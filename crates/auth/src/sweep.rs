@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mezite_core::audit::EventType;
-use mezite_core::kind::{Lock, Token};
+use mezite_core::kind::{Lock, Node, Token};
 use mezite_core::{Fault, kind::Kind};
 use mezite_net::clock;
 use mezite_store::{Expect, Page, Session, SessionFilter};
@@ -53,12 +53,25 @@ async fn sweep(hub: &Hub, started: Instant, now: Instant) -> Result<(), Fault> {
         tracing::warn!(proxy, "a proxy fell silent; its tunnels count as closed");
         hub.store.clear_tunnels(Some(&proxy), clock::now()).await?;
     }
+    for node in hub.presence.left(now) {
+        tell_of_leaving(hub, &node).await?;
+        hub.presence.told_of(&node);
+    }
     // After a start agents and proxies need time to come back.
     if now.saturating_duration_since(started) > GONE {
         end_orphans(hub, started, now).await?;
     }
     clear_locks(hub).await?;
     clear_tokens(hub).await
+}
+
+/// Writes that a node is gone, unless it was deleted.
+async fn tell_of_leaving(hub: &Hub, node_id: &str) -> Result<(), Fault> {
+    let Some(node) = hub.store.find_by_id::<Node>(node_id).await? else { return Ok(()) };
+    let mut event = hub.event(EventType::NodeLeft).resource(Node::KIND, &node.name);
+    event.server_hostname.clone_from(&node.name);
+    event.server_id = node_id.to_owned();
+    hub.store.audit(vec![event]).await
 }
 
 /// Ends sessions whose agent is gone.
@@ -135,7 +148,6 @@ pub(crate) mod tests {
     use mezite_core::kind::token::JoinRole;
     use mezite_core::kind::{LockSpec, TokenSpec};
     use mezite_store::{AuditKeys, Detail, Options, Recordings, Store};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::ca::Authorities;
@@ -153,7 +165,7 @@ pub(crate) mod tests {
         let recordings = Recordings::open(dir.join("recordings")).await.unwrap();
         let passwords = Passwords::new(4, 1).unwrap();
         let checkpoints = crate::checkpoint::Checkpoints::new(&authorities.audit.key, dir).unwrap();
-        Hub::new(store, recordings, authorities, checkpoints, events, passwords, CancellationToken::new())
+        Hub::new(store, recordings, authorities, checkpoints, events, passwords)
     }
 
     #[tokio::test]

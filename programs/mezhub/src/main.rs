@@ -44,6 +44,22 @@ enum Command {
         #[arg(long, value_name = "N")]
         down: Option<u32>,
     },
+    /// Administrators.
+    #[command(subcommand)]
+    Admin(Admin),
+}
+
+#[derive(Debug, Subcommand)]
+enum Admin {
+    /// Let an administrator in again who cannot log in. Stop the server first.
+    ///
+    /// The user is made if there is none, becomes an administrator, and gets a random password, shown once on this terminal. Locks
+    /// and second factors of the user are removed.
+    Recover {
+        /// Name of the user.
+        #[arg(long, default_value = "admin", value_name = "NAME")]
+        user: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -69,6 +85,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Start => serve::run(config),
+        Command::Admin(Admin::Recover { user }) => block_on(serve::recover(&config, &user)),
         Command::Migrate { plan: true, .. } => block_on(serve::plan(&config)),
         Command::Migrate { down, .. } => block_on(serve::undo(&config, down.unwrap_or_default())),
     }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::IsTerminal;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,6 +91,41 @@ pub(crate) async fn undo(config: &Config, steps: u32) -> Result<(), Failure> {
     let undone = Store::migrate_down(&config.sqlite_path(), usize::try_from(steps)?).await?;
     println!("undone: {undone}");
     Ok(())
+}
+
+/// Gives an administrator a new password, and removes what stops that user.
+pub(crate) async fn recover(config: &Config, user: &str) -> Result<(), Failure> {
+    if !std::io::stdout().is_terminal() {
+        return Err("run this on a terminal: the new password is shown there once, and nowhere else".into());
+    }
+    log_to_stderr(config);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    mezite_net::tls::install_provider();
+    same_owner(&config.sqlite_path())?;
+    let auth = auth_config(config)?;
+    let _sole = lock(&config.data_dir)?;
+    let recovered = mezite_auth::recover(&auth, user).await?;
+    for lock in &recovered.locks {
+        println!("removed the lock {}", mezite_core::text::escape_control(lock));
+    }
+    if recovered.factors > 0 {
+        println!("removed {} second factor(s)", recovered.factors);
+    }
+    let made = if recovered.created { "made" } else { "let in again" };
+    println!("user {user} is {made} as an administrator, password {}", recovered.password.as_str());
+    println!("It is shown this once; start the server, log in, and change it with `msh passwd`.");
+    Ok(())
+}
+
+/// What another user writes here, the hub could not open any more.
+fn same_owner(database: &Path) -> Result<(), Failure> {
+    let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid());
+    let owned = owner(database).map_err(|e| format!("{}: {e}", database.display()))?;
+    let me = owner(Path::new("/proc/self")).map_err(|e| format!("/proc/self: {e}"))?;
+    if owned == me {
+        return Ok(());
+    }
+    Err(format!("{} belongs to the user {owned}; run this as that user", database.display()).into())
 }
 
 fn auth_config(config: &Config) -> Result<AuthConfig, Failure> {

@@ -117,12 +117,33 @@ pub(crate) async fn finish(hub: &Hub, tx: &mut Tx, session: &Session) -> Result<
     }
     let ended_at = session.ended_at.unwrap_or_else(|| tx.now());
     let duration = (ended_at - session.started_at).whole_milliseconds().max(0);
-    let event = event(hub, EventType::SessionEnd, session)
+    let ended = event(hub, EventType::SessionEnd, session)
         .detail("reason", &session.ended_reason)
         .detail("exit", &session.exit)
         .detail("duration_ms", i64::try_from(duration).unwrap_or(i64::MAX))
         .detail("recorded", session.detail.recorded);
-    tx.audit(&event).await
+    tx.audit(&ended).await?;
+    match transfer(&session.kind, &session.detail.command) {
+        Some(protocol) => {
+            let copied = event(hub, EventType::SessionFileTransfer, session).detail("protocol", protocol);
+            tx.audit(&copied.detail("exit", &session.exit)).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// The protocol by which a session copies files, as its subsystem or the command that the client runs on the far side tells.
+fn transfer(kind: &str, command: &str) -> Option<&'static str> {
+    if kind == "subsystem" {
+        return (command == "sftp").then_some("sftp");
+    }
+    let mut words = command.split_whitespace();
+    match words.next()?.rsplit('/').next()? {
+        "scp" if words.any(|word| matches!(word, "-t" | "-f")) => Some("scp"),
+        "rsync" if words.any(|word| word == "--server") => Some("rsync"),
+        "sftp-server" => Some("sftp"),
+        _ => None,
+    }
 }
 
 fn event(hub: &Hub, kind: EventType, session: &Session) -> Event {
@@ -234,4 +255,27 @@ fn moment(unix_ms: i64) -> Result<OffsetDateTime, Fault> {
 
 fn unix_ms(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::transfer;
+
+    #[test]
+    fn what_copies_files_is_told_from_what_does_not() {
+        for (kind, command, protocol) in [
+            ("subsystem", "sftp", Some("sftp")),
+            ("subsystem", "other", None),
+            ("exec", "scp -r -t /tmp", Some("scp")),
+            ("exec", "/usr/bin/scp -f notes", Some("scp")),
+            ("exec", "rsync --server -logDtpre.iLsfxCIvu . dir/", Some("rsync")),
+            ("exec", "/usr/lib/openssh/sftp-server", Some("sftp")),
+            ("exec", "scp a b:c", None),
+            ("exec", "rsync --version", None),
+            ("exec", "echo scp -t", None),
+            ("shell", "", None),
+        ] {
+            assert_eq!(transfer(kind, command), protocol, "{kind} {command}");
+        }
+    }
 }

@@ -28,8 +28,10 @@ fn verify(lines: &[String], key: PublicKey) -> Result<Contents, BadLine> {
 async fn audit_key(caller: &mut Caller) -> PublicKey {
     let request = caller.with(CaExportRequest { r#type: "audit".into() });
     let line = caller.client.ca_export(request).await.unwrap().into_inner().text;
-    let Ok((SshKey::Ed25519(key), _)) = SshKey::from_openssh(line.trim()) else { panic!("{line}") };
-    key
+    match SshKey::from_openssh(line.trim()).unwrap() {
+        (SshKey::Ed25519(key), _) => key,
+        (other, _) => unreachable!("{other:?}"),
+    }
 }
 
 /// The answer of `mezctl audit verify --checkpoint`.

@@ -219,16 +219,13 @@ impl<'a> Rules<'a> {
         let role = || self.role.to_owned();
         let nodes = self.deny_nodes.as_ref().map(|matcher| matcher.matches(target.labels));
         let logins = self.deny_logins.as_ref().map(|denied| login.is_some_and(|login| denied.hold(login)));
-        // Most rules say no to most nodes: a reason is made for those that do not.
-        let denied: [(_, _, fn(String) -> Reason); 2] = [
-            (Rule::DenyNodeLabels, nodes, |role| Reason::DeniedNode { role }),
-            (Rule::DenyLogins, logins, |role| Reason::DeniedLogin { role }),
-        ];
-        for (rule, outcome, reason) in denied {
-            match outcome {
-                Ok(false) => {}
-                Ok(true) => evaluation.reasons.push(reason(role())),
-                Err(e) => evaluation.reasons.push(Reason::DenyFailed { role: role(), error: e.to_string() }),
+        for (rule, outcome) in [(Rule::DenyNodeLabels, nodes), (Rule::DenyLogins, logins)] {
+            // Most rules say no to most nodes: a reason is made for those that do not.
+            match (&outcome, rule) {
+                (Ok(false), _) => {}
+                (Ok(true), Rule::DenyLogins) => evaluation.reasons.push(Reason::DeniedLogin { role: role() }),
+                (Ok(true), _) => evaluation.reasons.push(Reason::DeniedNode { role: role() }),
+                (Err(e), _) => evaluation.reasons.push(Reason::DenyFailed { role: role(), error: e.to_string() }),
             }
             evaluation.finding(self.role, rule, outcome);
         }

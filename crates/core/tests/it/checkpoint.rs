@@ -145,8 +145,7 @@ fn a_chain_made_anew_needs_the_key() {
         })
         .collect();
     let mut forged = original.clone();
-    let mut at = 0;
-    for line in &mut forged {
+    for (at, line) in forged.iter_mut().enumerate() {
         if let Ok(Line::Record(mut exported)) = serde_json::from_str(&original[at]) {
             let i = usize::try_from(exported.seq).unwrap() - 1;
             let text = String::from_utf8(records[i].canonical.clone()).unwrap();
@@ -154,7 +153,6 @@ fn a_chain_made_anew_needs_the_key() {
             exported.event = serde_json::from_str(&text).unwrap();
             *line = Line::Record(exported).print().unwrap();
         }
-        at += 1;
     }
     let bad = verify(&forged).unwrap_err();
     assert_eq!((bad.seq, bad.flaw), (6, Flaw::OtherRecords(4)));

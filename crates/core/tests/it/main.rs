@@ -6,6 +6,7 @@ mod access;
 mod cast;
 #[cfg(test)]
 mod chain;
+#[cfg(test)]
 mod checkpoint;
 #[cfg(test)]
 mod properties;
