@@ -97,6 +97,52 @@ fn a_port_of_the_node_comes_to_the_client_and_goes_with_the_connection() {
 }
 
 #[test]
+fn what_starts_after_a_listener_was_asked_for_finds_it() {
+    let setup = Setup::shared();
+    let service = shouting(TcpListener::bind("127.0.0.1:0").unwrap());
+    let (target, mut forwards) = (setup.target(), Vec::new());
+    let ports: Vec<u16> = (0..8).map(|_| free_port()).collect();
+    for port in &ports {
+        forwards.extend(["-R".to_owned(), format!("{port}:{service}")]);
+    }
+    // The client does not wait for the answers.
+    let last = ports.last().unwrap();
+    let command = format!("exec 3<>/dev/tcp/127.0.0.1/{last} && echo hello >&3 && head -n 1 <&3");
+    let args: Vec<&str> = forwards.iter().map(String::as_str).chain([target.as_str(), &command]).collect();
+    assert_eq!(run(setup.alice.ssh_command(&args), b"").ok(), "HELLO\n");
+}
+
+#[test]
+fn one_forward_that_stalls_stops_no_other() {
+    let setup = Setup::shared();
+    let flood = TcpListener::bind("127.0.0.1:0").unwrap();
+    let flooding = flood.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in flood.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || while stream.write_all(&[b'x'; 65_536]).is_ok() {});
+        }
+    });
+    let service = shouting(TcpListener::bind("127.0.0.1:0").unwrap());
+    let (back, there) = (free_port(), free_port());
+    let (floods, shouted) = (format!("127.0.0.1:{there}:{flooding}"), format!("{back}:{service}"));
+    let args = ["-L", &floods, "-R", &shouted, &setup.target(), "echo up; cat"].map(str::to_owned);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut client = Client::start(setup.alice.ssh_command(&args));
+    client.expect("up");
+    // Nobody reads these; each stands in its windows.
+    let stalled: Vec<TcpStream> = (0..4).map(|_| tcp(there)).collect();
+    stalled.iter().for_each(|stream| assert_eq!(stream.peek(&mut [0]).unwrap(), 1));
+    for _ in 0..4 {
+        shouts(tcp(back));
+    }
+    assert!(client.send("typed\n"));
+    client.expect("typed");
+    drop(stalled);
+    client.close_stdin();
+    client.wait();
+}
+
+#[test]
 fn unix_sockets_go_both_ways_with_the_rights_of_the_login_user() {
     let setup = Setup::shared();
     let (dir, alice) = (place(&setup, "sockets"), &setup.alice);

@@ -88,8 +88,9 @@ async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Inco
                         continue;
                     };
                     let (admitted, connection) = (Arc::clone(&admitted), connection.clone());
-                    let forwards = Arc::clone(&forwards);
+                    let (forwards, settled) = (Arc::clone(&forwards), forwards.settled());
                     tokio::spawn(async move {
+                        settled.await;
                         session::run(admitted, connection, request.accept(), &forwards).await;
                         forwards.session_ended();
                         drop(slot);

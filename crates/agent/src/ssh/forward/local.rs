@@ -31,9 +31,10 @@ pub(super) fn open(forwards: &Arc<Forwards>, request: ChannelRequest) {
     let Ok(slot) = Arc::clone(&forwards.slots).try_acquire_owned() else {
         return request.reject(OpenFailure::ResourceShortage, "too many forwarded connections");
     };
-    let forwards = Arc::clone(forwards);
+    let (forwards, settled) = (Arc::clone(forwards), forwards.settled());
     tokio::spawn(async move {
         let run = async {
+            settled.await;
             match request.open.clone() {
                 ChannelOpen::DirectTcpip { host, port, .. } => tcp(&forwards, request, host, port).await,
                 ChannelOpen::DirectStreamlocal { path } => socket(&forwards, request, path).await,

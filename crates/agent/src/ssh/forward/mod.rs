@@ -13,10 +13,11 @@ mod remote;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mezite_net::ssh::{ChannelRequest, Connection, DisconnectReason, GlobalRequest};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ssh::forward::helper::Helpers;
@@ -48,6 +49,9 @@ pub(super) struct Forwards {
     helpers: Helpers,
     remotes: Remotes,
     requests: mpsc::Sender<GlobalRequest>,
+    /// Global requests that came, and how many of them are answered.
+    asked: AtomicU64,
+    answered: watch::Sender<u64>,
     reported: Mutex<HashSet<String>>,
     activity: Activity,
     /// The connection is over.
@@ -87,6 +91,8 @@ impl Forwards {
             slots: Arc::new(Semaphore::new(MAX_FORWARDS)),
             remotes: Remotes::default(),
             requests,
+            asked: AtomicU64::new(0),
+            answered: watch::Sender::new(0),
             reported: Mutex::default(),
             activity: Activity::new(),
             closed: CancellationToken::new(),
@@ -114,7 +120,19 @@ impl Forwards {
     /// The client wants the node to listen, or to listen no more. Answered in the order of the requests.
     pub(super) fn global(&self, request: GlobalRequest) {
         // A request that is dropped is refused.
-        let _ = self.requests.try_send(request);
+        if self.requests.try_send(request).is_ok() {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Comes back when the requests that came before now are answered: what a client starts after it asked for a listener
+    /// finds that listener, as with sshd, which does one thing after the other.
+    pub(super) fn settled(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (before, mut answered) = (self.asked.load(Ordering::Relaxed), self.answered.subscribe());
+        async move {
+            // Without a sender the connection is over.
+            let _ = answered.wait_for(|answered| *answered >= before).await;
+        }
     }
 
     /// Makes the user's key agent reachable for the programs of this connection; the path of its socket.

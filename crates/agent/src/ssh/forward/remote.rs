@@ -79,6 +79,7 @@ pub(super) async fn answer(forwards: Weak<Forwards>, mut queue: mpsc::Receiver<G
             Ok(None) | Err(_) => None,
         };
         request.reply(answer);
+        forwards.answered.send_modify(|answered| *answered += 1);
     }
 }
 
