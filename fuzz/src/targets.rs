@@ -1,6 +1,7 @@
 //! What is fuzzed: a function of bytes that must not panic, and good inputs to begin with.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +9,7 @@ use mezite_core::asciicast::Filter;
 use mezite_core::{duration, labels, name, rbac, route, when};
 use mezite_record::Chunk;
 use mezite_session::Decoder;
-use mezite_ssh::channel::SessionRequest;
+use mezite_ssh::channel::{ForwardRequest, SessionRequest};
 use mezite_ssh::config::{Algorithms, ClientSettings, HostKey, HostTrust, Identity, Limits, ServerConfig};
 use mezite_ssh::key::PrivateKey;
 use mezite_ssh::{Connection, fuzz};
@@ -30,6 +31,8 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "ssh-server", run: server, seeds: client_bytes },
     Target { name: "ssh-client", run: client, seeds: server_bytes },
     Target { name: "ssh-session-request", run: session_request, seeds: requests },
+    Target { name: "ssh-forward-request", run: forward_request, seeds: forwards },
+    Target { name: "proxy-protocol", run: proxy_header, seeds: headers },
     Target { name: "role", run: role, seeds: roles },
     Target { name: "small-texts", run: small_texts, seeds: texts },
     Target { name: "playback-filter", run: playback_filter, seeds: terminal },
@@ -67,6 +70,28 @@ fn session_request(data: &[u8]) {
     }
 }
 
+fn forward_request(data: &[u8]) {
+    for name in ["tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh.com"] {
+        drop(ForwardRequest::parse(name, data));
+    }
+}
+
+fn forwards() -> Vec<Vec<u8>> {
+    vec![b"\0\0\0\x09localhost\0\0\x1f\x90".to_vec(), b"\0\0\0\x06/tmp/s".to_vec()]
+}
+
+/// What a listed load balancer may send; the bytes are all there, so that it never waits.
+fn proxy_header(mut data: &[u8]) {
+    let mut reading = std::pin::pin!(mezite_net::proxy_protocol::read(&mut data));
+    let polled = reading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_ready(), "it waits at the end of the input");
+}
+
+fn headers() -> Vec<Vec<u8>> {
+    let second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\x13\x88\x01\xbb";
+    vec![b"PROXY TCP4 192.0.2.7 10.0.0.1 5000 443\r\n".to_vec(), b"PROXY UNKNOWN\r\n".to_vec(), second.to_vec()]
+}
+
 fn role(data: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(data) else { return };
     drop(mezite_core::kind::parse_role(&value));
@@ -75,6 +100,7 @@ fn role(data: &[u8]) {
 fn small_texts(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     drop(labels::parse(text));
+    drop(text.parse::<mezite_core::network::Network>());
     drop(duration::parse(text));
     drop(when::parse(text));
     let _ = (name::user(text), name::node(text), name::login(text));
