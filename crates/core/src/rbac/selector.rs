@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use regex::{Regex, RegexBuilder};
 use serde::de::{SeqAccess, Visitor};
@@ -21,6 +22,11 @@ const MAX_VALUES: usize = 64;
 const MAX_REGEX: usize = 256;
 /// Most memory of one compiled expression, in bytes.
 const REGEX_SIZE: usize = 1 << 20;
+/// Most compiled expressions kept.
+const MAX_KEPT: usize = 128;
+/// Expressions that were compiled before, by their text. A role is made ready for each decision anew, and compiling its
+/// expressions would take almost all the time of one.
+static COMPILED: Mutex<BTreeMap<String, Arc<Regex>>> = Mutex::new(BTreeMap::new());
 /// Deepest nesting of one expression.
 const REGEX_NESTING: u32 = 16;
 
@@ -98,13 +104,13 @@ pub struct Matcher<'a>(Vec<(&'a str, Vec<Alternative>)>);
 enum Alternative {
     Anything,
     Exactly(String),
-    Pattern(Box<Regex>),
+    Pattern(Arc<Regex>),
 }
 
 enum Parsed<'a> {
     Anything,
     Text(Template<'a>),
-    Pattern(Box<Regex>),
+    Pattern(Arc<Regex>),
 }
 
 impl<'a> Matcher<'a> {
@@ -172,7 +178,11 @@ fn parse_value(value: &str) -> Result<Parsed<'_>, Invalid> {
 
 /// Compiles `^…$`. The inner expression is compiled alone first, so that unbalanced parentheses cannot reach out of the
 /// anchors, and alternatives inside it stay inside them.
-fn pattern(value: &str) -> Result<Box<Regex>, Invalid> {
+fn pattern(value: &str) -> Result<Arc<Regex>, Invalid> {
+    let kept = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = kept().get(value) {
+        return Ok(Arc::clone(known));
+    }
     let invalid = |message: String| Invalid::new("", message);
     let inner = value
         .strip_prefix('^')
@@ -194,5 +204,29 @@ fn pattern(value: &str) -> Result<Box<Regex>, Invalid> {
             })
     };
     compile(inner)?;
-    compile(&format!(r"\A(?:{inner})\z")).map(Box::new)
+    let compiled = Arc::new(compile(&format!(r"\A(?:{inner})\z"))?);
+    let mut kept = kept();
+    // More than these are in use by nobody, or by very many roles: then each is compiled when it is needed.
+    if kept.len() >= MAX_KEPT {
+        kept.clear();
+    }
+    kept.insert(value.to_owned(), Arc::clone(&compiled));
+    Ok(compiled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expression_is_compiled_once_and_few_are_kept() {
+        let first = pattern("^web-[0-9]+$").unwrap();
+        assert!(Arc::ptr_eq(&first, &pattern("^web-[0-9]+$").unwrap()));
+        assert!(first.is_match("web-1") && !first.is_match("web-1x"));
+        for i in 0..=MAX_KEPT {
+            pattern(&format!("^a{i}$")).unwrap();
+        }
+        assert!(COMPILED.lock().unwrap().len() <= MAX_KEPT);
+        assert!(pattern("^($").is_err() && pattern("^($").is_err());
+    }
 }
