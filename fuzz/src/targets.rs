@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use mezite_core::asciicast::Filter;
+use mezite_core::predicate::{Predicate, Subject};
 use mezite_core::{duration, labels, name, rbac, route, when};
 use mezite_record::Chunk;
 use mezite_session::Decoder;
@@ -34,6 +35,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "ssh-forward-request", run: forward_request, seeds: forwards },
     Target { name: "proxy-protocol", run: proxy_header, seeds: headers },
     Target { name: "role", run: role, seeds: roles },
+    Target { name: "predicate", run: predicate, seeds: predicates },
     Target { name: "small-texts", run: small_texts, seeds: texts },
     Target { name: "playback-filter", run: playback_filter, seeds: terminal },
     Target { name: "recording-chunk", run: recording_chunk, seeds: chunks },
@@ -95,6 +97,14 @@ fn headers() -> Vec<Vec<u8>> {
 fn role(data: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(data) else { return };
     drop(mezite_core::kind::parse_role(&value));
+}
+
+fn predicate(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(predicate) = Predicate::parse(text) else { return };
+    let (roles, traits) = (["auditor".to_owned()], [("team".to_owned(), vec!["ops".to_owned()])].into());
+    predicate.matches(Subject { name: "alice", roles: &roles, traits: &traits });
+    assert!(Predicate::parse(&predicate.to_string()) == Ok(predicate), "what is shown can be read");
 }
 
 fn small_texts(data: &[u8]) {
@@ -231,6 +241,14 @@ fn roles() -> Vec<Vec<u8>> {
         "port_forwarding":true,"require_session_mfa":"totp"},"allow":{"node_labels":{"env":["a","^b.*$"],"*":"*"},
         "logins":["{{internal.logins}}","{{external.team}}"],"request":{"roles":["x"],"max_duration":"4h"}},"deny":{"logins":["root"]}}}"#;
     vec![text.as_bytes().to_vec()]
+}
+
+fn predicates() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"contains(user.roles, "auditor") && !(equals(user.name, "bob") || contains(user.traits.team, "ops"))"#,
+        r#"contains(user.traits["a b"], user.name) || equals("\"", "\\")"#,
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 fn texts() -> Vec<Vec<u8>> {

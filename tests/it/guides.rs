@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, USER_PASSWORD};
 use crate::os_user::OsUser;
 use crate::process::run;
+use crate::pty::Pty;
+use crate::user::User;
 
 /// A fenced block: what stands behind the fence, and the text.
 type Block = (String, String);
@@ -46,6 +48,7 @@ fn follow_as(who: &Command, guide: &str, cluster: &Cluster, here: &[(&str, &str)
     for (info, text) in blocks(&page) {
         match info.split_once(' ').unwrap_or((&info, "")) {
             ("yaml" | "conf", name) => fs::write(dir.join(name), text).unwrap(),
+            ("sh" | "text", person) if !person.is_empty() => {}
             ("sh", _) => {
                 let mut shell = Command::new("/bin/sh");
                 shell.args(["-e", "-c", &text]).current_dir(&dir).env_clear();
@@ -109,4 +112,46 @@ fn the_commands_of_the_guide_to_openssh_run() {
 fn the_commands_of_the_guide_to_the_audit_log_run() {
     let cluster = Cluster::start();
     follow("audit.md", &cluster);
+}
+
+#[test]
+fn the_commands_of_the_guide_to_moderated_sessions_run() {
+    let os = OsUser::create();
+    let mut cluster = Cluster::start();
+    cluster.add_agent("db-01", &[("MEZITE_NODE_LABELS", "sensitivity=high")]);
+    follow("moderated-sessions.md", &cluster);
+    // The people of the guide, with passwords of the test and an OS user of this machine.
+    let page = include_str!("../../docs/guides/moderated-sessions.md");
+    let typed = |person: &str| {
+        let mut found = blocks(page).into_iter().filter(|(info, _)| info.strip_prefix("sh ") == Some(person));
+        found.next().unwrap().1
+    };
+    for name in ["alice", "bob"] {
+        let reset = ["users", "reset-password", name, "--password-stdin"];
+        cluster.mezctl_with(&reset, format!("{USER_PASSWORD}\n").as_bytes()).ok();
+    }
+    cluster.mezctl(&["users", "update", "alice", &format!("--logins={}", os.name)]).ok();
+    let (alice, bob) = (cluster.nobody("alice"), cluster.nobody("bob"));
+    alice.login();
+    bob.login();
+    let start = |user: &User, line: &str| {
+        let args: Vec<&str> = line.strip_prefix("msh ").unwrap().split(' ').collect();
+        Pty::start(&user.msh_command(&args), 200, 24)
+    };
+    let mut shell = start(&alice, &typed("alice").replace("dba@", &format!("{}@", os.name)));
+    shell.expect("mezite: session ");
+    shell.expect(" waits for 1 observer for whom contains(user.roles, \"auditor\") holds (require-auditor-observer); they join by: msh sessions join ");
+    shell.expect(". Ctrl-C leaves");
+    let id = cluster.live("alice")[0]["id"].as_str().unwrap().to_owned();
+    let mut watching = start(&bob, &typed("bob").replace("SESSION", &id));
+    watching.expect("joining the session of alice on db-01 as observer; Ctrl-C leaves");
+    shell.prompt();
+    shell.send("echo watch''ed\r");
+    shell.expect("watched");
+    watching.expect("watched");
+    watching.send("\x03");
+    assert_eq!(watching.wait(), 0);
+    shell.expect("the session is paused, for it lacks 1 observer");
+    shell.send("\x03");
+    assert_eq!(shell.wait(), 255);
 }

@@ -34,6 +34,7 @@ mod locks;
 mod login;
 mod main_job;
 mod mfa;
+mod moderation;
 mod openssh;
 mod peers;
 mod pinning;

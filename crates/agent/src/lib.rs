@@ -5,6 +5,7 @@
 //! - The final word on an access is said here, with roles and locks that came from Auth over the agent's own mutual TLS. What
 //!   the proxy grants can only narrow it.
 //! - A session starts only after its recorder is open and its start is on disk; output is recorded before it is sent.
+//! - A session that others must be present in runs nothing before they are, and stops before it is told that one left.
 //! - A session ends within a moment when a lock, a role or an administrator says so, with a reason that its user sees.
 //!
 //! Deliberately absent: the hub's database, certificate authorities, and running programs in this process: that is the
@@ -62,6 +63,8 @@ struct Agent {
     outbox: Arc<Outbox>,
     /// Refusals and forwards that Auth is told of.
     reports: Reports,
+    /// Sessions that live, for those who join them.
+    rooms: ssh::Rooms,
     /// Sessions that live; each holds a token of it.
     sessions: TaskTracker,
     /// Sessions end with it.
@@ -123,6 +126,7 @@ pub async fn run(
         spool: Arc::clone(&spool),
         outbox: Arc::clone(&outbox),
         reports: Reports::start(auth.clone()),
+        rooms: ssh::Rooms::default(),
         sessions: sessions.clone(),
         stop: stop.clone(),
     });

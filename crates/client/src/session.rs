@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
+use mezite_core::asciicast::Filter;
 use mezite_core::text::escape_control;
 use mezite_net::ssh::{
     ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, CloseReason, OpenError, PtyRequest, SessionRequest,
@@ -31,6 +32,8 @@ pub struct Request {
     pub term: String,
     /// Variables to be set, as far as the node allows.
     pub env: Vec<(String, String)>,
+    /// Whether the output is somebody else's: what it could do to this terminal besides its picture is left out.
+    pub foreign: bool,
 }
 
 /// Runs a session and returns its exit status: 128 + n after a signal, 255 when the node gave none.
@@ -48,7 +51,7 @@ pub async fn run(node: &NodeConnection, login: NodeLogin<'_>, request: Request) 
     started?;
     let raw = if request.terminal { Raw::enter()? } else { None };
     let is_typed = raw.is_some();
-    let outcome = follow(reader, writer, is_typed).await;
+    let outcome = follow(reader, writer, is_typed, request.foreign.then(Foreign::default)).await;
     drop(raw);
     let farewell = match node.ended() {
         Some(CloseReason::Peer { message, .. }) if !matches!(outcome, Ok(Outcome::Silent)) => Some(message),
@@ -129,12 +132,17 @@ fn notify(writer: &ChannelWriter, request: &SessionRequest) {
 }
 
 /// Carries bytes and signals until the channel is closed. Reading what the node sends never waits for what is typed.
-async fn follow(reader: ChannelReader, writer: ChannelWriter, is_typed: bool) -> Result<Outcome> {
+async fn follow(
+    reader: ChannelReader,
+    writer: ChannelWriter,
+    is_typed: bool,
+    foreign: Option<Foreign>,
+) -> Result<Outcome> {
     let failed = |error: std::io::Error| Error::Local(format!("cannot wait for signals: {error}"));
     let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
     let mut ending = Ending::new()?;
     let input = send_input(writer.clone(), is_typed);
-    let output = show_output(reader);
+    let output = show_output(reader, foreign);
     tokio::pin!(input, output);
     let mut sending = true;
     loop {
@@ -177,7 +185,7 @@ async fn send_input(writer: ChannelWriter, is_typed: bool) -> bool {
 }
 
 /// Writes what the node sends. More is asked for when the last piece is written, so a slow reader slows the node.
-async fn show_output(mut reader: ChannelReader) -> Result<Outcome> {
+async fn show_output(mut reader: ChannelReader, mut foreign: Option<Foreign>) -> Result<Outcome> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     let mut outcome = Outcome::Silent;
     let mut next = reader.recv().await;
@@ -185,7 +193,10 @@ async fn show_output(mut reader: ChannelReader) -> Result<Outcome> {
         let written = match event {
             ChannelEvent::Data(data) => {
                 let data = gather(data, &mut reader, &mut next);
-                write(&mut stdout, &data).await
+                match &mut foreign {
+                    Some(foreign) => write(&mut stdout, foreign.harmless(&data).as_bytes()).await,
+                    None => write(&mut stdout, &data).await,
+                }
             }
             ChannelEvent::Extended(_, data) => write(&mut stderr, &data).await,
             ChannelEvent::Eof => Ok(()),
@@ -208,7 +219,44 @@ async fn show_output(mut reader: ChannelReader) -> Result<Outcome> {
             next = reader.recv().await;
         }
     }
+    if let Some(foreign) = foreign {
+        let _ = write(&mut stdout, foreign.filter.restore().as_bytes()).await;
+    }
     Ok(outcome)
+}
+
+/// Somebody else's output on this terminal.
+#[derive(Default)]
+struct Foreign {
+    filter: Filter,
+    /// The beginning of a character whose rest has not come.
+    begun: Vec<u8>,
+}
+
+impl Foreign {
+    /// The part of it that only draws.
+    fn harmless(&mut self, data: &[u8]) -> String {
+        self.begun.extend_from_slice(data);
+        let mut shown = String::with_capacity(self.begun.len());
+        let mut rest = self.begun.as_slice();
+        let begun = loop {
+            match std::str::from_utf8(rest) {
+                Ok(text) => {
+                    self.filter.push(text, &mut shown);
+                    break Vec::new();
+                }
+                Err(error) => {
+                    let (good, bad) = rest.split_at_checked(error.valid_up_to()).unwrap_or((rest, &[]));
+                    self.filter.push(std::str::from_utf8(good).unwrap_or_default(), &mut shown);
+                    let Some(length) = error.error_len() else { break bad.to_vec() };
+                    self.filter.push("\u{fffd}", &mut shown);
+                    rest = bad.get(length..).unwrap_or_default();
+                }
+            }
+        };
+        self.begun = begun;
+        shown
+    }
 }
 
 /// `data` with what is here already behind it, up to [`GATHERED`] bytes: each write is a way through another thread. What
@@ -260,4 +308,19 @@ fn number(name: &str) -> Option<u8> {
         ("TERM", 15),
     ];
     NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_output_of_others_draws_and_does_no_more() {
+        let mut foreign = Foreign::default();
+        let mut shown = String::new();
+        for piece in ["a\u{1b}]52;c;eA==\u{7}b \u{20ac}".as_bytes(), b"\xff\xe2\x82", b"\xac\x1b[3", b"1mred\x1b[5n"] {
+            shown.push_str(&foreign.harmless(piece));
+        }
+        assert_eq!(shown, "ab \u{20ac}\u{fffd}\u{20ac}\u{1b}[31mred");
+    }
 }

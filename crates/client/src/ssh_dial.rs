@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mezite_core::Fault;
+use mezite_core::name::JOIN_LOGIN;
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::dial;
@@ -15,7 +16,8 @@ use mezite_net::ssh::{
 };
 use mezite_ssh::cert::{CLOCK_ALLOWANCE, CertError, Certificate};
 use mezite_ssh::key::PublicKey;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::api::Ping;
 use crate::error::{Error, Result, invalid};
@@ -114,24 +116,36 @@ impl Dialer {
     /// # Errors
     /// In the words of whoever refused.
     pub async fn channel(&self, target: &Target) -> Result<(Connection, ChannelStream)> {
+        let as_login = json!({ "login": target.login });
+        let opened = self.open(&target.node, "target@mezite", &as_login).await;
+        let (connection, channel, _) = opened.map_err(|error| self.with_logins(error, target))?;
+        Ok((connection, channel))
+    }
+
+    /// A channel to what the proxy knows as `host`, after telling it something in a global request; its answer is given too.
+    async fn open(
+        &self,
+        host: &str,
+        request: &str,
+        said: &Value,
+    ) -> Result<(Connection, ChannelStream, Option<Bytes>)> {
         let proxy = &self.profile.ssh_addr;
         let tcp = dial::tcp(&proxy.to_string()).await.map_err(undialed)?;
         let (connection, login) = begin(tcp, self.config(&self.profile.user, &proxy.host));
         let open = ChannelOpen::DirectTcpip {
-            host: target.node.clone(),
+            host: host.to_owned(),
             port: PORT,
             origin_host: "127.0.0.1".to_owned(),
             origin_port: 0,
         };
-        let as_login = Bytes::from(json!({ "login": target.login }).to_string());
-        // One flight: the channel waits neither for the login nor for the answer that the OS user was heard.
-        let heard = connection.global_request("target@mezite", as_login);
-        let (login, _, channel) = tokio::join!(login.done(), heard, connection.open(open));
+        // One flight: the channel waits neither for the login nor for the answer that the proxy heard.
+        let heard = connection.global_request(request, Bytes::from(said.to_string()));
+        let (login, heard, channel) = tokio::join!(login.done(), heard, connection.open(open));
         if let Err(error) = login {
             return Err(self.refused(error).await);
         }
-        let channel = channel.map_err(|error| self.with_logins(unopened(&error, &connection, &target.node), target))?;
-        Ok((connection, channel.into_stream()))
+        let channel = channel.map_err(|error| unopened(&error, &connection, host))?;
+        Ok((connection, channel.into_stream(), heard.ok()))
     }
 
     /// An SSH connection to the node itself, checked against its exact name, and the login there, which is on its way. `codes`
@@ -141,10 +155,38 @@ impl Dialer {
     /// In the words of whoever refused.
     pub async fn node<'a>(&'a self, target: &'a Target, codes: Arc<Codes>) -> Result<(NodeConnection, NodeLogin<'a>)> {
         let (outer, stream) = self.channel(target).await?;
+        Ok(self.through(outer, stream, target, codes))
+    }
+
+    /// A channel to the node on which the session of that id runs, for joining it: where that is, the proxy says.
+    ///
+    /// # Errors
+    /// In the words of whoever refused.
+    pub async fn session(&self, id: &str) -> Result<Joined> {
+        #[derive(Deserialize)]
+        struct Place {
+            node: String,
+            user: String,
+        }
+        let (outer, stream, said) = self.open(id, "join@mezite", &json!({ "session": id })).await?;
+        let place: Option<Place> = said.and_then(|said| serde_json::from_slice(&said).ok());
+        let Place { node, user } =
+            place.ok_or_else(|| Error::unavailable("the proxy did not say where the session is"))?;
+        Ok(Joined { outer, stream, owner: user, target: Target { login: JOIN_LOGIN.to_owned(), node } })
+    }
+
+    /// An SSH connection to the node through a channel to it. `codes` answers if the node asks for one.
+    pub fn through<'a>(
+        &'a self,
+        outer: Connection,
+        stream: ChannelStream,
+        target: &'a Target,
+        codes: Arc<Codes>,
+    ) -> (NodeConnection, NodeLogin<'a>) {
         let config = ClientConfig { prompt: Some(codes.prompt(target)), ..self.config(&target.login, &target.node) };
         let (inner, login) = begin(stream, config);
         let login = NodeLogin { login, codes, outer: outer.clone(), dialer: self, target };
-        Ok((NodeConnection { inner, outer }, login))
+        (NodeConnection { inner, outer }, login)
     }
 
     fn config(&self, user: &str, host: &str) -> ClientConfig {
@@ -156,7 +198,7 @@ impl Dialer {
     fn with_logins(&self, error: Error, target: &Target) -> Error {
         let named = &self.profile.logins;
         match error {
-            Error::Fault(Fault::Denied(message)) if !named.contains(&target.login) => {
+            Error::Fault(Fault::Denied(message)) if target.login != JOIN_LOGIN && !named.contains(&target.login) => {
                 let named = if named.is_empty() { "no login".to_owned() } else { named.join(", ") };
                 let named = escape_control(&named);
                 Fault::Denied(format!(
@@ -189,6 +231,18 @@ impl Dialer {
         let _: Ping = hub.web.get("/v1/webapi/ping").await.ok()?;
         u64::try_from(hub.web.clock()?.unix_timestamp()).ok()
     }
+}
+
+/// The way to somebody else's session.
+pub struct Joined {
+    /// To the proxy.
+    pub outer: Connection,
+    /// To the node.
+    pub stream: ChannelStream,
+    /// Whose session it is.
+    pub owner: String,
+    /// The node, and the name under which sessions are joined there.
+    pub target: Target,
 }
 
 /// A login to a node on its way. What is asked of the node meanwhile goes along with it.

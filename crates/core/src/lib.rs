@@ -31,6 +31,7 @@ pub mod labels;
 pub mod lock;
 pub mod name;
 pub mod network;
+pub mod predicate;
 pub mod rbac;
 pub mod route;
 pub mod text;

@@ -11,6 +11,9 @@ pub const MAX_NODE_NAME: usize = 200;
 /// Longest OS login, in bytes.
 pub const MAX_LOGIN: usize = 64;
 
+/// The SSH user name of a connection to a node that joins a session there. It is no OS login: on a node it means this only.
+pub const JOIN_LOGIN: &str = "session-join@mezite";
+
 const RESERVED_NODES: [&str; 2] = ["localhost", "mezite"];
 
 /// A user name: `[a-z0-9._@-]`, starting with a letter, digit or underscore.

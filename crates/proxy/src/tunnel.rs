@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
+use mezite_core::identity::Identity;
 use mezite_core::lock::{self, Subject};
 use mezite_core::name::is_uuid;
 use mezite_core::text::escape_control;
@@ -70,6 +71,10 @@ pub(crate) enum DialError {
 pub(crate) struct DialInfo {
     /// User name.
     pub(crate) user: String,
+    /// The user, for whoever wants to join a session of theirs.
+    pub(crate) identity: Arc<Identity>,
+    /// The OS login, where it is known.
+    pub(crate) login: Option<String>,
     /// Stable id of the node.
     pub(crate) node_id: String,
     /// Its name.
@@ -204,6 +209,13 @@ impl Tunnels {
         state.live.insert(dial_id.to_owned(), live);
         drop(state);
         Some(LiveDial { tunnels: Arc::clone(self), dial_id: dial_id.to_owned(), terminate })
+    }
+
+    /// The dial that carries a session, if it is one of ours.
+    pub(crate) fn dial_of(&self, session_id: &str) -> Option<Arc<DialInfo>> {
+        let state = self.state();
+        let live = state.live.values().find(|live| live.sessions.iter().any(|s| s == session_id))?;
+        Some(Arc::clone(&live.about))
     }
 
     /// Ends the dial that carries a session, if it is one of ours.
@@ -453,6 +465,8 @@ mod tests {
         let (forwards, mut reports) = mpsc::channel(1024);
         let tunnels = Tunnels::new("proxy".into(), forwards);
         let about = |user: &str| DialInfo {
+            identity: Arc::default(),
+            login: None,
             user: user.into(),
             node_id: "n".into(),
             node_name: "web-1".into(),
@@ -480,7 +494,9 @@ mod tests {
         let tunnels = Tunnels::new("proxy".into(), forwards);
         let dial = |id: &str, user: &str| {
             let client = ([127, 0, 0, 1], 1).into();
-            let about = DialInfo { user: user.into(), node_id: "n".into(), node_name: "web-1".into(), client };
+            let (identity, login) = (Arc::default(), None);
+            let about =
+                DialInfo { user: user.into(), identity, login, node_id: "n".into(), node_name: "web-1".into(), client };
             tunnels.track(id, about, Some(2))
         };
         let held = [dial("1", "alice"), dial("2", "alice")];

@@ -57,6 +57,8 @@ pub struct Detail {
     pub pty: bool,
     /// Whether it is recorded.
     pub recorded: bool,
+    /// Whom it waits for, in words; empty when it runs.
+    pub waiting: String,
 }
 
 /// Which sessions.
@@ -131,6 +133,17 @@ impl Tx {
         if done == 0 {
             return Err(Fault::Conflict(format!("session {} belongs to another node or user", session.id)));
         }
+        Ok(())
+    }
+
+    /// Writes what is only shown of a session anew.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when the database cannot be written.
+    pub async fn set_session_detail(&mut self, session_id: &str, detail: &Detail) -> Result<(), Fault> {
+        let detail = serde_json::to_string(detail).map_err(|e| Fault::Bug(e.to_string()))?;
+        let update = sqlx::query("UPDATE sessions SET detail = $2 WHERE id = $1").bind(session_id).bind(detail);
+        self.execute(update).await?;
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mezite_client::address::Address;
 use mezite_client::cli::{Filter, Format, Shell, Ttl};
+use mezite_core::kind::role::JoinMode;
 
 /// Heading of what every command takes, so that its own options stand together.
 const GLOBAL: &str = "Global options";
@@ -175,22 +176,61 @@ pub(crate) struct Config {
 pub(crate) enum Sessions {
     /// List recorded sessions, newest first
     #[command(visible_alias = "list")]
-    Ls {
-        /// Only sessions of this user
-        #[arg(long, value_name = "NAME")]
-        user: Option<String>,
-        /// Only sessions that are running
-        #[arg(long)]
-        active: bool,
-        /// At most this many
-        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        limit: u32,
-        /// Skip this many
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        offset: u32,
-        #[command(flatten)]
-        output: Output,
-    },
+    Ls(ListSessions),
+    Join(Join),
+}
+
+/// Take part in somebody else's session.
+///
+/// An observer watches. A moderator watches and ends the session by typing t. A peer types into it. Observers and moderators leave
+/// with Ctrl-C, peers with ~. at the start of a line.
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// How to take part
+    #[arg(long, value_enum, default_value = "observer")]
+    pub(crate) mode: Mode,
+    /// Code of your authenticator, for a node that asks for one; without it the terminal is asked
+    #[arg(long, alias = "otp", value_name = "CODE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) mfa_code: Option<String>,
+    /// Id of the session
+    #[arg(value_name = "SESSION")]
+    pub(crate) session: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListSessions {
+    /// Only sessions of this user
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// Only sessions that are running
+    #[arg(long)]
+    pub(crate) active: bool,
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    /// Skip this many
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) offset: u32,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// How to take part in a session.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Mode {
+    Observer,
+    Peer,
+    Moderator,
+}
+
+impl From<Mode> for JoinMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Observer => Self::Observer,
+            Mode::Peer => Self::Peer,
+            Mode::Moderator => Self::Moderator,
+        }
+    }
 }
 
 /// Replay a session in this terminal.
@@ -314,6 +354,8 @@ mod tests {
             "msh proxy ssh ubuntu@web-server-01:22",
             "msh config --append",
             "msh sessions ls",
+            "msh sessions join a1b2c3d4-e5f6-7890-abcd-ef1234567890",
+            "msh sessions join --mode=moderator a1b2c3d4-e5f6-7890-abcd-ef1234567890",
             "msh play --speed=2 a1b2c3d4-e5f6-7890-abcd-ef1234567890",
             "msh status --format json",
         ] {

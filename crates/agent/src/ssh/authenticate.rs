@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use mezite_core::audit::{self, Event as AuditEvent, EventType};
 use mezite_core::identity::Identity;
-use mezite_core::rbac::{self, Denied, Factor, Permit, Proof, Question, Target};
+use mezite_core::kind::role::JoinMode;
+use mezite_core::name::JOIN_LOGIN;
+use mezite_core::rbac::{self, Denied, Factor, Joining, Permit, Proof, Question, Seat, Target};
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{
@@ -16,10 +18,19 @@ use mezite_ssh::cert::{self, CertError, CertKind, Certificate, Policy};
 
 use crate::Agent;
 use crate::ssh::factor::{self, MAX_CODES, Outcome};
+use crate::ssh::guest::Guest;
 use crate::ssh::{Admitted, Dial};
 
 /// What is said when a code is asked for again.
 const WRONG: &str = "the code is wrong or was used already; wait for the next one";
+
+/// What a connection that authenticated may do.
+pub(super) enum Entered {
+    /// Sessions and forwards on this node.
+    Node(Box<Admitted>),
+    /// Join one session of somebody else.
+    Session(Box<Guest>),
+}
 
 /// Waits for a user certificate that is good for this node and login, and for a code if the roles ask for one; `None` when the
 /// connection ended without.
@@ -28,13 +39,18 @@ pub(super) async fn run(
     dial: Dial,
     connection: &Connection,
     incoming: &mut Incoming,
-) -> Option<Admitted> {
+) -> Option<Entered> {
     let mut door = Door { agent, dial, connection, codes: MAX_CODES, unanswered: None };
-    let mut admitted = None;
+    let mut entered = None;
     while let Some(event) = incoming.next().await {
         match event {
-            Event::Auth(request) => admitted = door.attempt(request).await.or(admitted),
-            Event::Authenticated { user } => return admitted.filter(|a: &Admitted| a.login == user),
+            Event::Auth(request) => entered = door.attempt(request).await.or(entered),
+            Event::Authenticated { user } => {
+                return entered.filter(|entered| match entered {
+                    Entered::Node(admitted) => admitted.login == user,
+                    Entered::Session(_) => user == JOIN_LOGIN,
+                });
+            }
             Event::Channel(request) => request.reject(OpenFailure::AdministrativelyProhibited, "authenticate first"),
             Event::Global(request) => request.reply(None),
         }
@@ -57,7 +73,7 @@ struct Door<'a> {
 }
 
 impl Door<'_> {
-    async fn attempt(&mut self, request: AuthRequest) -> Option<Admitted> {
+    async fn attempt(&mut self, request: AuthRequest) -> Option<Entered> {
         let (credential, signed) = match &request.method {
             AuthMethod::PublicKeyQuery(credential) => (credential, false),
             AuthMethod::PublicKey(credential) => (credential, true),
@@ -75,9 +91,9 @@ impl Door<'_> {
             return None;
         };
         match admit(&self.agent, &self.dial, certificate, &request.user, Proof::Nothing) {
-            Ok(admitted) => {
+            Ok(entered) => {
                 request.accept();
-                signed.then_some(admitted)
+                signed.then_some(entered)
             }
             // Answered yes, so that a code is asked for, or the reason given, over a signature.
             Err(Refusal::Unproven | Refusal::Told { .. }) if !signed => {
@@ -106,7 +122,7 @@ impl Door<'_> {
         }
     }
 
-    async fn look_at(&mut self, request: AuthRequest, code: &str) -> Option<Admitted> {
+    async fn look_at(&mut self, request: AuthRequest, code: &str) -> Option<Entered> {
         let Some(Credential::Certificate(certificate)) = request.proven.last().cloned() else {
             request.reject(&[]);
             return None;
@@ -118,7 +134,7 @@ impl Door<'_> {
     }
 
     /// Has Auth look at a code, or whether an earlier proof serves, and goes on as it answers. Auth writes what it refuses.
-    async fn second(&mut self, request: AuthRequest, certificate: &Certificate, code: &str) -> Option<Admitted> {
+    async fn second(&mut self, request: AuthRequest, certificate: &Certificate, code: &str) -> Option<Entered> {
         let login = request.user.clone();
         let unproven = |why: &str| {
             let kind = EventType::AccessDeniedMfa;
@@ -128,9 +144,9 @@ impl Door<'_> {
             Outcome::Proven => {
                 // With what is known by now: the answer may have taken its time.
                 match admit(&self.agent, &self.dial, certificate, &login, Proof::Proven(Factor::Totp)) {
-                    Ok(admitted) => {
+                    Ok(entered) => {
                         request.accept();
-                        return Some(admitted);
+                        return Some(entered);
                     }
                     Err(refusal) => self.refuse(request, refusal),
                 }
@@ -194,7 +210,7 @@ fn admit(
     certificate: &Certificate,
     login: &str,
     proof: Proof,
-) -> Result<Admitted, Refusal> {
+) -> Result<Entered, Refusal> {
     let view = agent.cluster.current().map_err(|e| Refusal::Stranger(e.to_string()))?;
     let source = source(dial);
     let policy = Policy {
@@ -229,6 +245,17 @@ fn admit(
             EventType::AccessDenied,
         ));
     }
+    if (login == JOIN_LOGIN) == dial.grant.join_session.is_empty() {
+        let reason = match login {
+            JOIN_LOGIN => format!("{JOIN_LOGIN} is no login; join a session by msh sessions join"),
+            _ => "the proxy let you in to join a session".to_owned(),
+        };
+        return Err(told(reason, EventType::AccessDenied));
+    }
+    if login == JOIN_LOGIN {
+        let guest = join(agent, dial, &view, identity, certificate.valid_before, proof)?;
+        return Ok(Entered::Session(Box::new(guest)));
+    }
     if !dial.grant.login.is_empty() && dial.grant.login != login {
         return Err(told(
             format!("the proxy let you in as {}, not as {}", escape_control(&dial.grant.login), escape_control(login)),
@@ -247,7 +274,7 @@ fn admit(
         }
         Refusal::Told { reason: denied.to_string(), event: Box::new(event) }
     })?;
-    Ok(Admitted {
+    Ok(Entered::Node(Box::new(Admitted {
         agent: Arc::clone(agent),
         dial: dial.clone(),
         identity,
@@ -255,7 +282,89 @@ fn admit(
         proof,
         valid_before: certificate.valid_before,
         permit: permit.narrowed(dial.grant.port_forwarding),
-    })
+    })))
+}
+
+/// Lets somebody in who may join the session in some mode; in which, is asked for later and decided again.
+fn join(
+    agent: &Arc<Agent>,
+    dial: &Dial,
+    view: &View,
+    identity: Identity,
+    valid_before: u64,
+    proof: Proof,
+) -> Result<Guest, Refusal> {
+    let gone = || Refusal::Stranger("the session to be joined has ended".to_owned());
+    let room = agent.rooms.find(&dial.grant.join_session).ok_or_else(gone)?;
+    let guest = Guest { agent: Arc::clone(agent), dial: dial.clone(), identity, valid_before, room, proof };
+    match with_joining(&guest, view, JoinMode::Observer, rbac::may_join_somehow) {
+        Ok(()) => Ok(guest),
+        Err(NotAllowed::Denied(denied)) if denied.needs().is_some() => Err(Refusal::Unproven),
+        Err(NotAllowed::Denied(denied)) => {
+            Err(Refusal::Told { reason: denied.to_string(), event: Box::new(join_denied(&guest, &denied)) })
+        }
+        Err(refused @ NotAllowed::Unlisted) => Err(Refusal::Stranger(refused.to_string())),
+    }
+}
+
+/// The decision about joining a session of this node, with roles, locks and labels of the agent's own view.
+pub(super) fn decide_join(guest: &Guest, view: &View, mode: JoinMode) -> Result<Seat, NotAllowed> {
+    with_joining(guest, view, mode, rbac::may_join)
+}
+
+fn with_joining<T>(
+    guest: &Guest,
+    view: &View,
+    mode: JoinMode,
+    decide: impl FnOnce(&Question<'_>, Joining<'_>) -> Result<T, Denied>,
+) -> Result<T, NotAllowed> {
+    let Guest { agent, identity, room, proof, .. } = guest;
+    let (node_id, name) = (&agent.node_id, &agent.node_name);
+    let node = view.nodes.get(name).filter(|node| node.node_id == *node_id);
+    let labels = &node.ok_or(NotAllowed::Unlisted)?.labels;
+    rbac::standing(identity, &view.users)?;
+    let question = Question {
+        identity,
+        roles: &view.roles,
+        target: Target { node_id, name, labels },
+        login: None,
+        locks: &view.locks,
+        proof: *proof,
+        now: clock::now(),
+    };
+    let requirements = room.requirements();
+    let owner = &room.owner;
+    let joining = Joining { mode, login: &owner.login, owner_roles: &owner.roles, requirements: &requirements };
+    Ok(decide(&question, joining)?)
+}
+
+/// The refusal of a joining.
+pub(super) fn join_denied(guest: &Guest, denied: &Denied) -> AuditEvent {
+    let event = join_event(guest, denied.event_type(), &denied.to_string());
+    match serde_json::to_value(denied) {
+        Ok(reasons) => event.detail("reasons", reasons),
+        Err(_) => event,
+    }
+}
+
+/// An event about somebody who joins, or would.
+pub(super) fn join_event(guest: &Guest, kind: EventType, reason: &str) -> AuditEvent {
+    let Guest { agent, dial, identity, room, .. } = guest;
+    let mut event = denial(agent, &identity.user, &room.owner.login, source(dial), reason, kind);
+    event.user_roles.clone_from(&identity.roles);
+    event.session_id.clone_from(&room.session_id);
+    event.success = kind.is_success();
+    event.detail("session_user", &room.owner.user)
+}
+
+/// Reports a session that is not let begin on a connection that was let in; what its user is told.
+pub(super) fn session_denied(admitted: &Admitted, reason: &str) -> String {
+    let Admitted { agent, identity, login, dial, .. } = admitted;
+    let mut event = denial(agent, &identity.user, login, source(dial), reason, EventType::AccessDenied);
+    event.user_roles.clone_from(&identity.roles);
+    let told = audit::refusal(reason, &event.id);
+    agent.reports.send(event);
+    told
 }
 
 /// Where the visitor comes from, as the proxy saw it.

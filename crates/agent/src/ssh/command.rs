@@ -48,11 +48,7 @@ impl Prepared {
                 Step::Answer(first)
             }
             SessionRequest::Env { name, value } => Step::Answer(self.set(&name, &value)),
-            SessionRequest::WindowChange { cols, rows, width_px, height_px } => {
-                let Some(pty) = &mut self.pty else { return Step::Answer(false) };
-                (pty.cols, pty.rows, pty.width_px, pty.height_px) = (cols, rows, width_px, height_px);
-                Step::Answer(true)
-            }
+            SessionRequest::WindowChange { .. } => Step::Answer(self.resize(&request)),
             SessionRequest::Shell => Step::Run(Command::Shell),
             SessionRequest::Exec(command) => {
                 if !permit.file_copy() && is_file_copy(&command) {
@@ -79,6 +75,14 @@ impl Prepared {
         const NAME: &str = "SSH_AUTH_SOCK";
         self.env.retain(|(known, _)| known != NAME);
         self.env.push((NAME.to_owned(), socket));
+    }
+
+    /// Takes a new size of the terminal; whether there is one, and this is one.
+    pub(super) fn resize(&mut self, request: &SessionRequest) -> bool {
+        let SessionRequest::WindowChange { cols, rows, width_px, height_px } = *request else { return false };
+        let Some(pty) = &mut self.pty else { return false };
+        (pty.cols, pty.rows, pty.width_px, pty.height_px) = (cols, rows, width_px, height_px);
+        true
     }
 
     fn set(&mut self, name: &str, value: &str) -> bool {

@@ -41,6 +41,7 @@ pub(super) async fn prove(agent: &Agent, dial: &Dial, certificate: &Certificate,
         login: login.to_owned(),
         client_ip: authenticate::source(dial).map(|source| source.to_string()).unwrap_or_default(),
         otp: code.to_owned(),
+        join_session: dial.grant.join_session.clone(),
     };
     let mut auth = agent.auth.clone();
     let reply = match timeout(PATIENCE, auth.prove_session_mfa(request)).await {

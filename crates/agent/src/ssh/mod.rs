@@ -7,9 +7,13 @@ mod authenticate;
 mod command;
 mod factor;
 mod forward;
+mod gate;
+mod guest;
 mod idle;
 mod leader;
 mod pump;
+mod room;
+mod screen;
 mod session;
 mod verdict;
 
@@ -28,6 +32,8 @@ use tokio::sync::Semaphore;
 use crate::Agent;
 use crate::ssh::forward::Forwards;
 use crate::tunnel::{ControlSender, up};
+use authenticate::Entered;
+pub(crate) use room::Rooms;
 
 /// Sessions of one connection when no role says less.
 const MAX_SESSIONS: usize = 64;
@@ -71,8 +77,11 @@ pub(crate) async fn serve(agent: Arc<Agent>, stream: TunnelStream, dial: Dial) {
     let key = HostKey { key: Arc::clone(&identity.keys.ssh), certificate: Some(Arc::clone(&identity.ssh_certificate)) };
     let config = ServerConfig { login_grace: LOGIN_GRACE, ..ServerConfig::new(vec![key]) };
     let (connection, mut incoming) = mezite_net::ssh::accept(stream, Arc::new(config)).await;
-    let Some(admitted) = authenticate::run(agent, dial, &connection, &mut incoming).await else { return };
-    run(Arc::new(admitted), connection, incoming).await;
+    match authenticate::run(agent, dial, &connection, &mut incoming).await {
+        Some(Entered::Node(admitted)) => run(Arc::new(*admitted), connection, incoming).await,
+        Some(Entered::Session(guest)) => guest::run(*guest, connection, incoming).await,
+        None => {}
+    }
 }
 
 async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Incoming) {

@@ -17,8 +17,10 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::ssh::gate::{self, INTERRUPT};
 use crate::ssh::idle::Activity;
 use crate::ssh::leader::{ControlWriter, Exit, Leader, Messages, Streams, resize};
+use crate::ssh::room::Room;
 use crate::ssh::session::Verdict;
 
 /// Most bytes read at once: as SSH packets they fit two chunks of the tunnel.
@@ -33,7 +35,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a session ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`, `idle`, `agent`.
+    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`, `idle`, `moderation`, `agent`.
     pub(super) reason: &'static str,
     pub(super) exit: Exit,
     /// The client is told this, and the connection ends.
@@ -54,6 +56,8 @@ struct Tape<'a> {
     /// Whether a failure ends the session; without it the session goes on unrecorded.
     strict: bool,
     activity: &'a Activity,
+    /// Others who are there, and whether bytes may go.
+    room: &'a Room,
 }
 
 impl Tape<'_> {
@@ -85,7 +89,9 @@ enum Stopped {
 
 /// What the roles say about the bytes of a session.
 #[derive(Clone, Copy)]
-pub(super) struct Rules {
+pub(super) struct Rules<'a> {
+    /// Who is there, and whether bytes may go.
+    pub(super) room: &'a Room,
     pub(super) recording: Recording,
     /// The longest time without a byte either way.
     pub(super) idle: Option<Duration>,
@@ -95,19 +101,20 @@ pub(super) struct Rules {
 pub(super) async fn run(
     leader: Leader,
     recorder: Option<Recorder>,
-    rules: Rules,
+    rules: Rules<'_>,
     reader: ChannelReader,
     writer: ChannelWriter,
     verdict: impl Future<Output = Verdict>,
 ) -> Ended {
     let Leader { mut messages, mut control, streams } = leader;
-    let Rules { recording, idle } = rules;
+    let Rules { room, recording, idle } = rules;
     let activity = Activity::new();
-    let tape = Tape { recorder: recorder.as_ref(), strict: is_strict(recording), activity: &activity };
+    let tape = Tape { recorder: recorder.as_ref(), strict: is_strict(recording), activity: &activity, room };
     let verdict = async {
         tokio::select! {
             verdict = verdict => verdict,
             most = activity.idle(idle) => Verdict::idle(most),
+            verdict = room.over() => verdict,
         }
     };
     let ended = pump(&mut messages, &mut control, streams, tape, recording.input, reader, &writer, verdict).await;
@@ -141,7 +148,8 @@ async fn pump(
     let typed = tape.recorder.filter(|_| record_input);
     let inputs = take_inputs(reader, input, size, tape, typed, commands);
     let failed = tape.failed();
-    tokio::pin!(outputs, inputs, verdict, failed);
+    let notices = gate::notices(tape.room, writer);
+    tokio::pin!(outputs, inputs, verdict, failed, notices);
     let (mut exit, mut drained, mut client_gone) = (None, false, false);
     loop {
         tokio::select! {
@@ -169,6 +177,7 @@ async fn pump(
                 return Ended { reason: "disconnect", exit: exit.unwrap_or(Exit::Unknown), farewell: None };
             }
             error = &mut failed => return unrecorded(control, messages, writer, &error).await,
+            () = &mut notices => {}
             verdict = &mut verdict => {
                 let Verdict { reason, message, kill } = verdict;
                 let exit = if kill {
@@ -267,6 +276,7 @@ async fn send(
     let mut buffer = BytesMut::new();
     let mut last = false;
     loop {
+        tape.room.running().await;
         if buffer.capacity() < READ_MIN {
             buffer.reserve(READ);
         }
@@ -275,6 +285,7 @@ async fn send(
             Ok(_) => {
                 let data = buffer.split().freeze();
                 tape.stream(stream, &data).await.map_err(Stopped::Recorder)?;
+                tape.room.show(&data);
                 let sent = match stream {
                     ExecStream::Stdout => writer.data(data).await,
                     ExecStream::Stderr => writer.extended(1, data).await,
@@ -304,7 +315,7 @@ async fn send(
     }
 }
 
-/// Takes what the client sends until it closes the channel.
+/// Takes what the client sends until it closes the channel, or interrupts a session that is paused, and what peers type.
 async fn take_inputs(
     mut reader: ChannelReader,
     input: Sender,
@@ -313,28 +324,78 @@ async fn take_inputs(
     typed: Option<&Recorder>,
     commands: tokio::sync::mpsc::Sender<Control>,
 ) {
-    let mut input = Some(input);
-    while let Some(event) = reader.recv().await {
+    let mut input = Input { to_leader: Some(input), terminal: size.as_ref(), tape, typed };
+    // Without a terminal there is nothing for peers to type into.
+    let mut peers = tape.room.typed().filter(|_| size.is_some());
+    loop {
+        let event = tokio::select! {
+            event = reader.recv() => event,
+            data = typed_by_peers(&mut peers) => {
+                input.take(data).await;
+                continue;
+            }
+        };
         match event {
-            ChannelEvent::Data(data) => {
-                tape.activity.note();
-                let echoed = || size.as_ref().is_none_or(|size| mezite_session::echoes(size).unwrap_or(false));
-                if let Some(typed) = typed
-                    && echoed()
-                {
-                    // A recorder that failed ends the session by itself.
-                    let _ = typed.input(data.clone()).await;
+            Some(ChannelEvent::Data(data)) => {
+                let leaves = size.is_some() && !tape.room.is_running() && data.contains(&INTERRUPT);
+                if leaves {
+                    return;
                 }
-                let Some(to_leader) = &mut input else { continue };
-                if to_leader.write_all(&data).await.is_err() {
-                    // The program closed its input; the client may go on.
-                    input = None;
-                }
+                input.take(data).await;
             }
             // EOF closes the program's input. A terminal has no half-close.
-            ChannelEvent::Eof if size.is_none() => input = None,
-            ChannelEvent::Request(request) => requested(request, size.as_ref(), tape.recorder, &commands).await,
-            ChannelEvent::Eof | ChannelEvent::Extended(..) => {}
+            Some(ChannelEvent::Eof) if size.is_none() => input.to_leader = None,
+            Some(ChannelEvent::Request(request)) => requested(request, size.as_ref(), tape, &commands).await,
+            Some(ChannelEvent::Eof | ChannelEvent::Extended(..)) => {}
+            None => return,
+        }
+    }
+}
+
+async fn typed_by_peers(peers: &mut Option<tokio::sync::mpsc::Receiver<Bytes>>) -> Bytes {
+    match peers {
+        Some(peers) => match peers.recv().await {
+            Some(data) => data,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// The way in to the leader.
+struct Input<'a> {
+    /// `None` when the program closed its input; the client may go on.
+    to_leader: Option<Sender>,
+    terminal: Option<&'a OwnedFd>,
+    tape: Tape<'a>,
+    typed: Option<&'a Recorder>,
+}
+
+impl Input<'_> {
+    /// Hands bytes on. While the session is paused, what is typed on a terminal is lost, so that nothing of it happens later;
+    /// what a command reads from a pipe waits, for it must be whole.
+    async fn take(&mut self, data: Bytes) {
+        let Tape { activity, room, .. } = self.tape;
+        activity.note();
+        match self.terminal {
+            Some(_) if !room.is_running() => return,
+            Some(_) => {}
+            None => room.running().await,
+        }
+        let echoed = || self.terminal.is_none_or(|size| mezite_session::echoes(size).unwrap_or(false));
+        if let Some(typed) = self.typed
+            && echoed()
+        {
+            // A recorder that failed ends the session by itself.
+            let _ = typed.input(data.clone()).await;
+        }
+        let Some(to_leader) = &mut self.to_leader else { return };
+        let written = tokio::select! {
+            written = to_leader.write_all(&data) => written,
+            () = room.halted(), if self.terminal.is_some() => return,
+        };
+        if written.is_err() {
+            self.to_leader = None;
         }
     }
 }
@@ -342,22 +403,25 @@ async fn take_inputs(
 async fn requested(
     request: ChannelReq,
     size: Option<&OwnedFd>,
-    recorder: Option<&Recorder>,
+    tape: Tape<'_>,
     commands: &tokio::sync::mpsc::Sender<Control>,
 ) {
     let done = match &request.request {
         SessionRequest::WindowChange { cols, rows, width_px, height_px } => match size {
             Some(terminal) => {
                 resize(terminal, *cols, *rows, *width_px, *height_px);
-                if let Some(recorder) = recorder {
-                    let cells = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+                let cells = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+                tape.room.resize(cells(*cols), cells(*rows));
+                if let Some(recorder) = tape.recorder {
                     let _ = recorder.resize(cells(*cols), cells(*rows)).await;
                 }
                 true
             }
             None => false,
         },
-        SessionRequest::Signal(name) => commands.send(Control::Signal(name.clone())).await.is_ok(),
+        SessionRequest::Signal(name) if tape.room.is_running() => {
+            commands.send(Control::Signal(name.clone())).await.is_ok()
+        }
         _ => false,
     };
     request.reply(done);

@@ -3,10 +3,12 @@
 //! Order: the recorder opens, Auth is told (`session.start`), the starter makes the session, and only then is it told to run.
 //! While Auth is away the start is kept in the outbox, and a session goes on recording to this node.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mezite_core::kind::role::RecordExec;
+use mezite_core::rbac::Requirement;
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{
@@ -19,12 +21,14 @@ use mezite_session::{Command, SessionSpec};
 use tokio::time::timeout;
 
 use crate::config::RecordingMode;
-use crate::ssh::Admitted;
 use crate::ssh::command::{Prepared, Step, describe};
 use crate::ssh::forward::Forwards;
+use crate::ssh::gate::{self, Left};
 use crate::ssh::leader::{Exit, Leader};
 use crate::ssh::pump::{self, Ended};
+use crate::ssh::room::{Owner, Room, notice};
 pub(super) use crate::ssh::verdict::Verdict;
+use crate::ssh::{Admitted, authenticate};
 use crate::tunnel::up;
 
 /// How long Auth may take to note the start of a session before the session starts without it.
@@ -32,7 +36,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a last word may take to be sent.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The exit status of a failure of ours, as ssh has it.
-const OURS: u32 = 255;
+pub(super) const OURS: u32 = 255;
 
 /// Serves a session channel to its end.
 pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel: Channel, forwards: &Arc<Forwards>) {
@@ -40,21 +44,93 @@ pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel
     let mut prepared = Prepared::default();
     let Some((command, request)) = prepare(&admitted, &mut reader, &mut prepared, forwards).await else { return };
     let mut session = Session::new(Arc::clone(&admitted), &command, prepared.pty.is_some());
-    match session.start(command, prepared).await {
-        Ok((leader, recorder)) => {
-            request.reply(true);
-            session.live(leader, recorder, reader, writer, connection).await;
-        }
+    let requirements = match session.requirements(&command) {
+        Ok(requirements) => requirements,
         Err(reason) => {
-            tracing::warn!(session_id = session.info.session_id, reason, "a session could not start");
             request.reply(true);
-            let text = format!("mezite: {}\r\n", escape_control(&reason));
-            let _ = writer.extended(1, text.into()).await;
-            let status = SessionRequest::ExitStatus(OURS);
-            writer.notify(status.name(), status.payload());
-            writer.eof();
-            writer.close();
+            return farewell(&writer, Some(&authenticate::session_denied(&admitted, &reason))).await;
         }
+    };
+    let open = admitted.agent.rooms.open(session.room(requirements, &prepared));
+    let mut door = Door { reader, writer, request: Some(request) };
+    match session.start(command, prepared, &open.room, &mut door).await {
+        Ok((leader, recorder)) => {
+            door.answer();
+            session.live(leader, recorder, &open.room, door, connection).await;
+        }
+        Err(not) => {
+            let reason = not.reason();
+            tracing::warn!(session_id = session.info.session_id, reason, "a session could not start");
+            door.answer();
+            farewell(&door.writer, reason).await;
+        }
+    }
+}
+
+/// Says why there is no session, as a session that ends at once: that text reaches the user of any client.
+pub(super) async fn farewell(writer: &ChannelWriter, reason: Option<&str>) {
+    if let Some(reason) = reason {
+        let text = format!("mezite: {}\r\n", escape_control(reason));
+        let _ = timeout(FAREWELL_TIMEOUT, writer.extended(1, text.into())).await;
+    }
+    let status = SessionRequest::ExitStatus(OURS);
+    writer.notify(status.name(), status.payload());
+    writer.eof();
+    writer.close();
+}
+
+/// The client's side of a session.
+struct Door {
+    reader: ChannelReader,
+    writer: ChannelWriter,
+    /// Waits for its answer.
+    request: Option<ChannelReq>,
+}
+
+impl Door {
+    /// Says that the session is there.
+    fn answer(&mut self) {
+        if let Some(request) = self.request.take() {
+            request.reply(true);
+        }
+    }
+}
+
+/// Why there is no session.
+enum NotStarted {
+    Failed(String),
+    Left(Left),
+}
+
+impl NotStarted {
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Failed(reason) => Some(reason),
+            Self::Left(Left::Verdict(verdict)) => Some(&verdict.message),
+            Self::Left(Left::User) => None,
+        }
+    }
+}
+
+impl NotStarted {
+    fn ended(&self) -> Ended {
+        match self {
+            Self::Failed(_) => Ended::failed(),
+            Self::Left(Left::User) => Ended { reason: "disconnect", ..Ended::failed() },
+            Self::Left(Left::Verdict(verdict)) => Ended { reason: verdict.reason, ..Ended::failed() },
+        }
+    }
+}
+
+impl From<String> for NotStarted {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<Left> for NotStarted {
+    fn from(left: Left) -> Self {
+        Self::Left(left)
     }
 }
 
@@ -127,8 +203,40 @@ impl Session {
         Self { admitted, info }
     }
 
-    /// Opens the recorder, tells Auth, makes the session and lets it run.
-    async fn start(&mut self, command: Command, prepared: Prepared) -> Result<(Leader, Option<Recorder>), String> {
+    /// Who must be present, decided anew: the connection may be old.
+    ///
+    /// # Errors
+    /// Why there is no session.
+    fn requirements(&self, command: &Command) -> Result<Arc<[Requirement]>, String> {
+        let permit = self.admitted.permit_to_begin()?;
+        match (permit.moderation().first(), command) {
+            (Some(first), Command::Subsystem { name, .. }) => {
+                Err(format!("{first}, and {name} cannot be watched; use a shell or a command"))
+            }
+            _ => Ok(Arc::clone(permit.moderation())),
+        }
+    }
+
+    fn room(&self, requirements: Arc<[Requirement]>, prepared: &Prepared) -> Room {
+        let identity = &self.admitted.identity;
+        let owner = Owner {
+            user: identity.user.clone(),
+            user_id: identity.user_id.clone(),
+            roles: identity.roles.clone(),
+            login: self.admitted.login.clone(),
+        };
+        let size = prepared.pty.as_ref().map(|pty| (cells(pty.cols), cells(pty.rows)));
+        Room::new(&self.info.session_id, owner, requirements, size)
+    }
+
+    /// Opens the recorder, tells Auth, makes the session and lets it run, as soon as everybody is there who must be.
+    async fn start(
+        &mut self,
+        command: Command,
+        prepared: Prepared,
+        room: &Room,
+        door: &mut Door,
+    ) -> Result<(Leader, Option<Recorder>), NotStarted> {
         let agent = &self.admitted.agent;
         agent.outbox.begin(&self.info).map_err(|e| format!("the session cannot be noted on this node: {e}"))?;
         let recorder = match self.recorder(&prepared).await {
@@ -145,38 +253,84 @@ impl Session {
             Err(reason) => {
                 // Auth has not heard of it.
                 agent.outbox.forget(&self.info.session_id);
-                return Err(reason);
+                return Err(reason.into());
             }
         };
-        let spec = self.spec(command, prepared);
-        let (told, leader) = tokio::join!(self.tell_auth(), Leader::spawn(&self.admitted.agent.starters, spec));
-        let begun = match (told, leader) {
-            (Ok(()), Ok(mut leader)) => leader.go().await.map(|()| leader),
-            (Err(refused), _) => Err(refused),
-            (_, Err(failed)) => Err(failed),
+        let begun = if room.is_running() {
+            self.begin(command, prepared).await.map_err(NotStarted::from)
+        } else {
+            self.begin_moderated(command, prepared, room, door, recorder.as_ref()).await
         };
         match begun {
             Ok(leader) => {
-                let session_id = self.info.session_id.clone();
-                let started = v1::SessionStarted { dial_id: self.admitted.dial.dial_id.clone(), session_id };
-                let _ = self.admitted.dial.control.try_send(up(Up::SessionStarted(started)));
+                self.tell_proxy();
                 Ok((leader, recorder))
             }
-            Err(reason) => {
+            Err(not) => {
                 // Auth may know of a start that did not come about; it hears of the end at once.
-                self.end(&Ended::failed());
+                self.end(&not.ended());
                 if let Some(recorder) = recorder {
                     let _ = recorder.finish().await;
                 }
-                Err(reason)
+                Err(not)
             }
         }
     }
 
+    async fn begin(&self, command: Command, prepared: Prepared) -> Result<Leader, String> {
+        let spec = self.spec(command, prepared);
+        let (told, leader) = tokio::join!(self.tell_auth(""), Leader::spawn(&self.admitted.agent.starters, spec));
+        told?;
+        let mut leader = leader?;
+        leader.go().await?;
+        Ok(leader)
+    }
+
+    /// Everybody hears of the session before there is one: it waits for them.
+    async fn begin_moderated(
+        &self,
+        command: Command,
+        mut prepared: Prepared,
+        room: &Room,
+        door: &mut Door,
+        recorder: Option<&Recorder>,
+    ) -> Result<Leader, NotStarted> {
+        let (id, state) = (&self.info.session_id, room.state());
+        self.tell_auth(&state).await?;
+        self.tell_proxy();
+        door.answer();
+        let text = format!("session {id} {state}; they join by: msh sessions join {id}. Ctrl-C leaves");
+        let _ = timeout(FAREWELL_TIMEOUT, door.writer.extended(1, notice(&text))).await;
+        let size = |prepared: &Prepared| prepared.pty.as_ref().map(|pty| (cells(pty.cols), cells(pty.rows)));
+        let asked = size(&prepared);
+        gate::wait(room, &mut door.reader, &door.writer, &mut prepared, self.admitted.verdict(id)).await?;
+        if let (Some((cols, rows)), Some(recorder)) = (size(&prepared).filter(|now| Some(*now) != asked), recorder) {
+            let _ = recorder.resize(cols, rows).await;
+        }
+        let mut again = Prepared { pty: prepared.pty.clone(), ..Prepared::default() };
+        let mut leader = Leader::spawn(&self.admitted.agent.starters, self.spec(command, prepared)).await?;
+        // Making it took a while, and somebody may have left.
+        gate::wait(room, &mut door.reader, &door.writer, &mut again, self.admitted.verdict(id)).await?;
+        leader.go().await?;
+        Ok(leader)
+    }
+
+    /// So that the proxy finds the session, to end it and for those who join.
+    fn tell_proxy(&self) {
+        let started = v1::SessionStarted {
+            dial_id: self.admitted.dial.dial_id.clone(),
+            session_id: self.info.session_id.clone(),
+        };
+        let _ = self.admitted.dial.control.try_send(up(Up::SessionStarted(started)));
+    }
+
+    /// Tells Auth of the session, which waits for those whom `waiting` names.
+    ///
     /// # Errors
     /// Auth's refusal. Auth being away is none: the outbox tells it later.
-    async fn tell_auth(&self) -> Result<(), String> {
-        let request = v1::StartSessionRequest { session: Some(self.info.clone()) };
+    async fn tell_auth(&self, waiting: &str) -> Result<(), String> {
+        let session = v1::SessionInfo { waiting: waiting.to_owned(), ..self.info.clone() };
+        let request = v1::StartSessionRequest { session: Some(session) };
         let mut auth = self.admitted.agent.auth.clone();
         match timeout(START_TIMEOUT, auth.start_session(request)).await {
             Ok(Ok(_)) => Ok(()),
@@ -187,6 +341,16 @@ impl Session {
                     "the auth service is away; the start of the session is told later"
                 );
                 Ok(())
+            }
+        }
+    }
+
+    /// Tells Auth whenever the session begins or ceases to wait.
+    async fn keep_auth_told(&self, room: &Room, mut told: String) -> Infallible {
+        loop {
+            told = room.state_after(&told).await;
+            if let Err(reason) = self.tell_auth(&told).await {
+                tracing::warn!(session_id = self.info.session_id, reason, "the state of a session could not be told");
             }
         }
     }
@@ -246,28 +410,27 @@ impl Session {
     }
 
     /// The session runs: bytes are pumped until it ends by itself, by the client, or by a decision.
-    async fn live(
-        &self,
-        leader: Leader,
-        recorder: Option<Recorder>,
-        reader: ChannelReader,
-        writer: ChannelWriter,
-        connection: Connection,
-    ) {
+    async fn live(&self, leader: Leader, recorder: Option<Recorder>, room: &Room, door: Door, connection: Connection) {
+        let Door { reader, writer, .. } = door;
         let agent = &self.admitted.agent;
         let _counted = agent.sessions.token();
-        let ended = pump::run(
+        let pumped = pump::run(
             leader,
             recorder,
             pump::Rules {
+                room,
                 recording: self.admitted.permit.recording(),
                 idle: self.admitted.permit.client_idle_timeout(),
             },
             reader,
             writer.clone(),
             self.admitted.verdict(&self.info.session_id),
-        )
-        .await;
+        );
+        let waited = if room.requirements().is_empty() { String::new() } else { "begun".to_owned() };
+        let ended = tokio::select! {
+            ended = pumped => ended,
+            never = self.keep_auth_told(room, waited) => match never {},
+        };
         // The end is on disk before the client hears of it, so that it is told to Auth whatever happens.
         self.end(&ended);
         let notify = |request: SessionRequest| writer.notify(request.name(), request.payload());

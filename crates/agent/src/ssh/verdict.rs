@@ -18,7 +18,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    fn new(reason: &'static str, message: &str) -> Self {
+    pub(super) fn new(reason: &'static str, message: &str) -> Self {
         Self { reason, message: message.to_owned(), kill: true }
     }
 
@@ -53,8 +53,11 @@ impl Admitted {
                     // A lag means that a termination may have been missed: it fails closed.
                     _ => return Verdict::new("terminated", "an administrator ended this session"),
                 },
-                () = cluster.changed() => if let Err(reason) = self.permit_now() {
-                    return Verdict::new("locked", &reason);
+                () = cluster.changed() => match self.permit_now() {
+                    Err(reason) => return Verdict::new("locked", &reason),
+                    Ok(permit) => if let Some(room) = self.agent.rooms.find(session_id) {
+                        room.require(permit.moderation());
+                    },
                 }
             }
         }

@@ -11,15 +11,17 @@ use std::time::Instant;
 
 use mezite_core::audit::{Event, EventType, refusal};
 use mezite_core::identity::Identity;
+use mezite_core::kind::role::JoinMode;
 use mezite_core::kind::{self, NodeSpec};
-use mezite_core::rbac::{self, Denied, Proof, Question, Standing, Target, Users};
+use mezite_core::name::JOIN_LOGIN;
+use mezite_core::rbac::{self, Denied, Joining, Proof, Question, Standing, Survey, Target, Users};
 use mezite_core::{Fault, Invalid};
 use mezite_net::clock;
 use mezite_net::watch::Trust;
 use mezite_proto::v1::prove_session_mfa_reply::Answer;
 use mezite_proto::v1::{ProveSessionMfaReply, ProveSessionMfaRequest};
 use mezite_ssh::cert::{self, CertKind, Certificate, Policy};
-use mezite_store::MfaProof;
+use mezite_store::{MfaProof, Session};
 
 use super::mfa;
 use crate::bursts::Cause;
@@ -36,6 +38,8 @@ struct Visitor<'a> {
     /// Fingerprint of the key that the certificate is for.
     key: String,
     login: &'a str,
+    /// Id of the session that is joined; empty: the visitor logs in.
+    joins: &'a str,
     source: String,
     address: IpAddr,
     /// How long a proof may serve; zero: not again.
@@ -84,6 +88,11 @@ impl<'a> Visitor<'a> {
         let node = unlocked_node(hub, &caller.agent()?.id).await?;
         let address: IpAddr = request.client_ip.parse().map_err(|_| Invalid::new("client_ip", "is not an address"))?;
         let address = address.to_canonical();
+        if (request.login == JOIN_LOGIN) == request.join_session.is_empty() {
+            return Err(
+                Invalid::new("join_session", format!("goes with the login {JOIN_LOGIN}, and with no other")).into()
+            );
+        }
         let certificate = Certificate::from_wire(&request.certificate)
             .map_err(|error| Invalid::new("certificate", error.to_string()))?;
         let identity = match identity(hub, &certificate, &request.login, address) {
@@ -99,6 +108,7 @@ impl<'a> Visitor<'a> {
             identity,
             key: certificate.public_key.fingerprint(),
             login: &request.login,
+            joins: &request.join_session,
             source: address.to_string(),
             address,
             reuse: time::Duration::ZERO,
@@ -112,31 +122,42 @@ impl<'a> Visitor<'a> {
     /// For how long a proof may serve. The inner error is why the node would not let the visitor in even with a factor.
     async fn decide(&self) -> Result<Result<time::Duration, Denied>, Fault> {
         let Self { hub, identity, node, login, .. } = self;
-        let user = hub.store.find::<kind::User>(&identity.user).await?;
-        let user = user.and_then(|user| {
-            let spec = user.spec.ok()?;
-            Some((user.name, Standing { user_id: user.id, roles: spec.roles, traits: spec.traits }))
-        });
+        let user = standing(hub, &identity.user).await?;
+        let joined = self.joined().await?;
         let (roles, locks) = (hub.roles().await?, hub.locks().await?);
-        let answer = rbac::standing(identity, &Users::from_iter(user)).and_then(|()| {
-            rbac::check(&Question {
-                identity,
-                roles: &roles,
-                target: Target { node_id: &node.node_id, name: &node.hostname, labels: &node.labels },
-                login: Some(login),
-                locks: &locks,
-                proof: Proof::Nothing,
-                now: clock::now(),
-            })
+        let question = Question {
+            identity,
+            roles: &roles,
+            target: Target { node_id: &node.node_id, name: &node.hostname, labels: &node.labels },
+            login: Some(login),
+            locks: &locks,
+            proof: Proof::Nothing,
+            now: clock::now(),
+        };
+        let answer = rbac::standing(identity, &Users::from_iter(user)).and_then(|()| match &joined {
+            Some((session, owner)) => may_join(&question, session, owner),
+            None => rbac::check(&question).map(drop),
         });
         Ok(match answer {
             // The node asks for what no role asks for any more: it is answered, and nothing is kept.
-            Ok(_) => Ok(time::Duration::ZERO),
+            Ok(()) => Ok(time::Duration::ZERO),
             Err(denied) => match denied.needs() {
                 Some(needed) => Ok(time::Duration::try_from(needed.reuse).unwrap_or_default()),
                 None => Err(denied),
             },
         })
+    }
+
+    /// The session of this node that is joined, and its owner.
+    async fn joined(&self) -> Result<Option<(Session, Standing)>, Fault> {
+        if self.joins.is_empty() {
+            return Ok(None);
+        }
+        let gone = || Fault::NotFound("no such session, or it has ended".into());
+        let lives = |session: &Session| session.node_id == self.node.node_id && session.ended_at.is_none();
+        let session = self.hub.store.session(self.joins).await?.filter(lives).ok_or_else(gone)?;
+        let (_, owner) = standing(self.hub, &session.user).await?.ok_or_else(gone)?;
+        Ok(Some((session, owner)))
     }
 
     /// The answer that an earlier proof gives.
@@ -208,6 +229,7 @@ impl<'a> Visitor<'a> {
     fn event(&self, kind: EventType) -> Event {
         let Self { hub, identity, node, login, source, .. } = self;
         let mut event = hub.event(kind).user(&identity.user, &identity.roles).resource("node", &node.hostname);
+        self.joins.clone_into(&mut event.session_id);
         event.server_hostname.clone_from(&node.hostname);
         event.server_id.clone_from(&node.node_id);
         event.client_ip.clone_from(source);
@@ -225,6 +247,29 @@ impl<'a> Visitor<'a> {
     }
 }
 
+async fn standing(hub: &Hub, user: &str) -> Result<Option<(String, Standing)>, Fault> {
+    let user = hub.store.find::<kind::User>(user).await?;
+    Ok(user.and_then(|user| {
+        let spec = user.spec.ok()?;
+        Some((user.name, Standing { user_id: user.id, roles: spec.roles, traits: spec.traits }))
+    }))
+}
+
+/// Whether the visitor may join the session in some mode, as the node decides it.
+fn may_join(question: &Question<'_>, session: &Session, owner: &Standing) -> Result<(), Denied> {
+    let survey = Survey { roles: question.roles, locks: question.locks, now: question.now };
+    let identity = survey.identity(&session.user, owner);
+    let login = Some(session.login.as_str());
+    let permit = rbac::check(&Question { identity: &identity, login, proof: Proof::AskedLater, ..*question })?;
+    let joining = Joining {
+        mode: JoinMode::Observer,
+        login: &session.login,
+        owner_roles: &owner.roles,
+        requirements: permit.moderation(),
+    };
+    rbac::may_join_somehow(&Question { login: None, ..*question }, joining)
+}
+
 /// Who a certificate is of, if it is one of this cluster, in time, for this login and source.
 fn identity(hub: &Hub, certificate: &Certificate, login: &str, source: IpAddr) -> Result<Identity, Fault> {
     let trust = Trust::from_bundle(&hub.authorities.trust()).map_err(Fault::Bug)?;
@@ -232,7 +277,8 @@ fn identity(hub: &Hub, certificate: &Certificate, login: &str, source: IpAddr) -
         kind: CertKind::User,
         authorities: &trust.user_authorities,
         now_unix: clock::now_unix(),
-        principal: Some(login),
+        // Who joins needs no login on the node.
+        principal: Some(login).filter(|login| *login != JOIN_LOGIN),
         source: Some(source),
     };
     cert::verify(certificate, &policy).map_err(|error| Fault::Denied(format!("ssh: {error}")))?;

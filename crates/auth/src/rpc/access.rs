@@ -73,10 +73,12 @@ impl State {
             rbac::explain(&Question { identity, roles, target, login, locks, proof, now: *now })
         };
         let unproven = ask(Proof::Nothing).answer.err().filter(|denied| denied.needs().is_some());
-        Answer {
-            explanation: ask(Proof::AskedLater),
-            needs: unproven.map(|denied| reasons(&denied)).unwrap_or_default(),
+        let mut needs = unproven.map(|denied| reasons(&denied)).unwrap_or_default();
+        let explanation = ask(Proof::AskedLater);
+        if let Ok(permit) = &explanation.answer {
+            needs.extend(permit.moderation().iter().map(ToString::to_string));
         }
+        Answer { explanation, needs }
     }
 }
 

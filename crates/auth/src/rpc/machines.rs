@@ -23,7 +23,7 @@ const MAX_TUNNELS: usize = 100_000;
 const MAX_EVENTS: usize = 256;
 
 /// What agents and proxies may report; everything else is written by this service itself.
-const REPORTED: [EventType; 9] = [
+const REPORTED: [EventType; 11] = [
     EventType::AccessDenied,
     EventType::AccessDeniedSourceIp,
     EventType::AccessDeniedPortForwarding,
@@ -32,6 +32,8 @@ const REPORTED: [EventType; 9] = [
     EventType::AccessDeniedCertificate,
     EventType::SessionFileTransfer,
     EventType::SessionPortForward,
+    EventType::SessionJoin,
+    EventType::SessionLeave,
     EventType::SessionRecordingDamaged,
 ];
 

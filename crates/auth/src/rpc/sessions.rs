@@ -16,7 +16,8 @@ use crate::join::unlocked_node;
 /// The watched pseudo-kind by which a session is ended.
 pub(crate) const TERMINATION: &str = "termination";
 /// Reasons a session may end for.
-const REASONS: [&str; 8] = ["exit", "disconnect", "terminated", "recording", "locked", "expired", "idle", "agent"];
+const REASONS: [&str; 9] =
+    ["exit", "disconnect", "terminated", "recording", "locked", "expired", "idle", "moderation", "agent"];
 /// Longest text of a session, in bytes; a command line may be longer and is cut by the agent.
 const MAX_TEXT: usize = 4096;
 
@@ -98,15 +99,19 @@ pub(crate) fn announce_end(tx: &mut Tx, session_id: &str, reason: &str) {
     tx.announce(Change { kind: TERMINATION, name: session_id.to_owned(), revision: 0, json: Some(json.into()) });
 }
 
-/// Records the start of a session and its event, once.
+/// Records the start of a session and its event, once, and whom it waits for, as often as that changes.
 pub(super) async fn begin(hub: &Hub, tx: &mut Tx, session: &Session) -> Result<(), Fault> {
     // Nobody else writes while `tx` is held, so what is read here stays true.
-    let known = hub.store.session(&session.id).await?.is_some();
+    let known = hub.store.session(&session.id).await?;
     tx.start_session(session).await?;
-    if !known {
-        tx.audit(&event(hub, EventType::SessionStart, session)).await?;
+    match known {
+        None => tx.audit(&event(hub, EventType::SessionStart, session)).await,
+        Some(known) if known.detail.waiting != session.detail.waiting && known.ended_at.is_none() => {
+            let waiting = session.detail.waiting.clone();
+            tx.set_session_detail(&known.id, &Detail { waiting, ..known.detail }).await
+        }
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// Records the end of a session, and its start if that was never told, with their events.
@@ -147,7 +152,7 @@ fn transfer(kind: &str, command: &str) -> Option<&'static str> {
 }
 
 fn event(hub: &Hub, kind: EventType, session: &Session) -> Event {
-    let Detail { roles, node_name, command, client_ip, pty, .. } = &session.detail;
+    let Detail { roles, node_name, command, client_ip, pty, waiting, .. } = &session.detail;
     let mut event = hub
         .event(kind)
         .user(&session.user, roles)
@@ -156,6 +161,9 @@ fn event(hub: &Hub, kind: EventType, session: &Session) -> Event {
         .detail("pty", pty);
     if !command.is_empty() {
         event = event.detail("command", command);
+    }
+    if !waiting.is_empty() {
+        event = event.detail("waiting", waiting);
     }
     event.session_id.clone_from(&session.id);
     event.server_id.clone_from(&session.node_id);
@@ -181,7 +189,8 @@ pub(super) fn from_info(hub: &Hub, node: &kind::NodeSpec, info: SessionInfo) -> 
         return Err(Invalid::new("kind", "must be shell, exec or subsystem").into());
     }
     name::user(&info.user)?;
-    for (field, text) in [("user_id", &info.user_id), ("login", &info.login), ("client_ip", &info.client_ip)] {
+    let (id, login, ip, waiting) = (&info.user_id, &info.login, &info.client_ip, &info.waiting);
+    for (field, text) in [("user_id", id), ("login", login), ("client_ip", ip), ("waiting", waiting)] {
         bounded(field, text)?;
     }
     if info.roles.len() > mezite_core::identity::MAX_ROLES {
@@ -212,6 +221,7 @@ pub(super) fn from_info(hub: &Hub, node: &kind::NodeSpec, info: SessionInfo) -> 
             client_ip: info.client_ip,
             pty: info.pty,
             recorded: info.recorded,
+            waiting: info.waiting,
         },
     })
 }
@@ -236,6 +246,7 @@ pub(super) fn to_info(session: Session) -> SessionInfo {
         node_name: session.detail.node_name,
         cluster_name: session.detail.cluster_name,
         recording_state: session.recording_state,
+        waiting: if session.ended_at.is_none() { session.detail.waiting } else { String::new() },
     }
 }
 

@@ -57,7 +57,13 @@ impl Visitor {
 
     fn request(&self, source: &str, otp: &str) -> ProveSessionMfaRequest {
         let certificate = self.certificate.clone();
-        ProveSessionMfaRequest { certificate, login: "ubuntu".into(), client_ip: source.into(), otp: otp.into() }
+        ProveSessionMfaRequest {
+            certificate,
+            login: "ubuntu".into(),
+            client_ip: source.into(),
+            otp: otp.into(),
+            ..Default::default()
+        }
     }
 
     async fn at(&self, node: &mut Machine, otp: &str) -> Answer {

@@ -45,6 +45,8 @@ event_types! {
     UserRecovered "user.recovered" "T1016I" "an administrator was restored on the hub's own machine",
     AuthzDenied "authz.denied" "T1020W" "a call to the API was refused",
     SessionStart "session.start" "T2000I" "an SSH session began",
+    SessionJoin "session.join" "T2001I" "somebody joined a session",
+    SessionLeave "session.leave" "T2003I" "somebody left a session that was joined",
     SessionEnd "session.end" "T2004I" "an SSH session ended",
     SessionRecordingUploaded "session.recording.uploaded" "T2005I" "a recording is complete and sealed",
     SessionRecordingDamaged "session.recording.damaged" "T2005W" "a recording has a gap, an edit or no end",

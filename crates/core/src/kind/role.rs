@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, MAX_LIST, free_text, role_names};
 use crate::error::Invalid;
+use crate::predicate::Predicate;
 use crate::rbac::forward::{check_listen, check_target};
 use crate::rbac::selector::Selector;
 use crate::rbac::template::Template;
@@ -158,8 +159,11 @@ pub enum RecordExec {
 pub struct JoinRequirement {
     /// Name of the requirement.
     pub name: String,
-    /// Expression over the joining user.
+    /// [`Predicate`] over the joining user.
     pub filter: String,
+    /// Kinds of sessions that it is asked for in; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<SessionKind>,
     /// In which modes a participant counts.
     pub modes: Vec<JoinMode>,
     /// How many are needed; at least one.
@@ -178,6 +182,57 @@ pub enum JoinMode {
     Moderator,
     /// Types as well.
     Peer,
+}
+
+impl JoinMode {
+    /// Every mode, from the one that can do least.
+    pub const ALL: [Self; 3] = [Self::Observer, Self::Moderator, Self::Peer];
+
+    /// The word in documents and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Observer => "observer",
+            Self::Moderator => "moderator",
+            Self::Peer => "peer",
+        }
+    }
+
+    /// The mode of that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == word)
+    }
+}
+
+/// What is joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionKind {
+    /// An SSH session.
+    Ssh,
+}
+
+/// Whose sessions may be joined, or may not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinGrant {
+    /// Name of the rule; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Sessions of users who hold one of these roles; `*` stands for every session.
+    pub roles: Vec<String>,
+    /// Kinds of sessions; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<SessionKind>,
+    /// How they may be joined.
+    pub modes: Vec<JoinMode>,
+}
+
+impl JoinGrant {
+    /// Whether the rule speaks of joining the sessions of somebody with these roles in this mode.
+    pub fn covers(&self, owner_roles: &[String], mode: JoinMode) -> bool {
+        let of_owner = |role: &String| role == "*" || owner_roles.contains(role);
+        self.modes.contains(&mode) && self.roles.iter().any(of_owner)
+    }
 }
 
 /// What happens when a required participant leaves.
@@ -215,6 +270,9 @@ pub struct Conditions {
     /// Roles whose requests may be reviewed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub review_roles: Vec<String>,
+    /// Sessions of others that may be joined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub join_sessions: Vec<JoinGrant>,
 }
 
 /// [`RoleOptions::max_session_ttl`] when it is absent.
@@ -236,6 +294,7 @@ pub fn built_in(name: &str) -> Option<RoleSpec> {
             spec.description = "all administration, and every node as root or as one of the user's own logins".into();
             spec.allow.node_labels = everything();
             spec.allow.logins = logins(&["{{internal.logins}}", "root"]);
+            spec.allow.join_sessions = every_session(&JoinMode::ALL);
         }
         "access" => {
             spec.description = "every node as one of the user's own logins".into();
@@ -243,11 +302,18 @@ pub fn built_in(name: &str) -> Option<RoleSpec> {
             spec.allow.node_labels = everything();
             spec.allow.logins = logins(&["{{internal.logins}}"]);
         }
-        "auditor" => spec.description = "reads sessions, recordings and the audit log".into(),
+        "auditor" => {
+            spec.description = "reads sessions, recordings and the audit log, and watches sessions".into();
+            spec.allow.join_sessions = every_session(&[JoinMode::Observer]);
+        }
         "viewer" => spec.description = "lists nodes".into(),
         _ => return None,
     }
     Some(spec)
+}
+
+fn every_session(modes: &[JoinMode]) -> Vec<JoinGrant> {
+    vec![JoinGrant { name: String::new(), roles: vec!["*".into()], kinds: Vec::new(), modes: modes.to_vec() }]
 }
 
 impl Kind for Role {
@@ -332,7 +398,7 @@ fn forward_list(
 fn validate_joins(requirements: &[JoinRequirement]) -> Result<(), Invalid> {
     bounded_list("require_session_join", requirements)?;
     requirements.iter().enumerate().try_for_each(|(i, requirement)| {
-        let JoinRequirement { name, filter, modes, count, .. } = requirement;
+        let JoinRequirement { name, filter, kinds, modes, count, .. } = requirement;
         let invalid = |field: &str, message: &str| Err(Invalid::new(field, message));
         let checked = match () {
             () if name.is_empty() => invalid("name", "is empty"),
@@ -344,7 +410,10 @@ fn validate_joins(requirements: &[JoinRequirement]) -> Result<(), Invalid> {
             () if *count == 0 || *count as usize > MAX_LIST => {
                 invalid("count", &format!("must be between 1 and {MAX_LIST}"))
             }
-            () => bounded_list("modes", modes).and(free_text("name", name)).and(free_text("filter", filter)),
+            () => bounded_list("modes", modes)
+                .and(bounded_list("kinds", kinds))
+                .and(free_text("name", name))
+                .and(Predicate::parse(filter).map(drop).map_err(|e| e.within("filter"))),
         };
         checked.map_err(|e| e.within(&format!("[{i}]")).within("require_session_join"))
     })
@@ -360,9 +429,27 @@ fn validate_conditions(conditions: &Conditions, side: Side) -> Result<(), Invali
     }
     role_names("request_roles", &conditions.request_roles)?;
     role_names("review_roles", &conditions.review_roles)?;
+    validate_grants(&conditions.join_sessions)?;
     bounded_list("request_resources", &conditions.request_resources)?;
     conditions.request_resources.iter().enumerate().try_for_each(|(i, node)| {
         name::node(node).map_err(|e| Invalid::new(format!("request_resources.[{i}]"), e.message))
+    })
+}
+
+fn validate_grants(grants: &[JoinGrant]) -> Result<(), Invalid> {
+    bounded_list("join_sessions", grants)?;
+    grants.iter().enumerate().try_for_each(|(i, grant)| {
+        let JoinGrant { name, roles, kinds, modes } = grant;
+        let named: Vec<String> = roles.iter().filter(|role| *role != "*").cloned().collect();
+        let checked = match () {
+            () if roles.is_empty() => Err(Invalid::new("roles", "is empty; * stands for every session")),
+            () if modes.is_empty() => Err(Invalid::new("modes", "is empty; known: observer, moderator, peer")),
+            () => free_text("name", name)
+                .and(role_names("roles", &named))
+                .and(bounded_list("kinds", kinds))
+                .and(bounded_list("modes", modes)),
+        };
+        checked.map_err(|e| e.within(&format!("[{i}]")).within("join_sessions"))
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
 use super::forward::Forwarding;
+use super::moderation::{Joining, Requirement};
 use super::outcome::{Demand, Denied, Explanation, Factor, Finding, Outcome, Permit, Proof, Reason, Recording, Rule};
 use super::principals::{DeniedLogins, expand_logins};
 use super::selector::Matcher;
@@ -12,7 +13,9 @@ use super::template::Variables;
 use crate::error::Invalid;
 use crate::identity::Identity;
 use crate::kind::RoleSpec;
-use crate::kind::role::{DEFAULT_SESSION_TTL, DeviceTrust, Record, RecordExec, RoleOptions, SessionMfa};
+use crate::kind::role::{
+    DEFAULT_SESSION_TTL, DeviceTrust, JoinGrant, JoinMode, Record, RecordExec, RoleOptions, SessionMfa,
+};
 use crate::labels::Labels;
 use crate::lock::{self, Lock, Subject};
 
@@ -65,16 +68,19 @@ pub fn explain<'a>(question: &Question<'a>) -> Explanation<'a> {
 /// The rules of one identity made ready for many nodes.
 #[derive(Debug)]
 pub struct Policy<'a> {
-    rules: Vec<Rules<'a>>,
-    missing: Vec<&'a str>,
+    pub(super) rules: Vec<Rules<'a>>,
+    pub(super) missing: Vec<&'a str>,
 }
 
 #[derive(Debug)]
-struct Rules<'a> {
+pub(super) struct Rules<'a> {
     role: &'a str,
     options: &'a RoleOptions,
     /// Whether the identity's certificate is pinned.
     pinned: bool,
+    moderation: Result<Vec<Requirement>, Invalid>,
+    pub(super) allow_joins: &'a [JoinGrant],
+    deny_joins: &'a [JoinGrant],
     allow_nodes: Result<Matcher<'a>, Invalid>,
     allow_logins: Result<BTreeSet<String>, Invalid>,
     deny_nodes: Result<Matcher<'a>, Invalid>,
@@ -100,12 +106,13 @@ impl<'a> Policy<'a> {
     pub fn sees(&self, target: Target<'_>) -> bool {
         let mut evaluation = Evaluation::default();
         self.evaluate(target, None, Proof::AskedLater, &mut evaluation);
+        use Reason::{ModerationFailed, NotPinned, Unsupported};
         self.missing.is_empty()
             && !evaluation.granting.is_empty()
             && evaluation
                 .reasons
                 .iter()
-                .all(|reason| matches!(reason, Reason::Unsupported { .. } | Reason::NotPinned { .. }))
+                .all(|reason| matches!(reason, Unsupported { .. } | NotPinned { .. } | ModerationFailed { .. }))
     }
 
     /// Decides about one node and login, and tells what each rule said. The question is of the same identity and roles.
@@ -129,7 +136,7 @@ impl<'a> Policy<'a> {
         {
             evaluation.reasons.push(Reason::NotInCertificate { login: login.to_owned() });
         }
-        let Evaluation { findings, mut reasons, factors, granting, node_allowed } = evaluation;
+        let Evaluation { findings, mut reasons, factors, granting, matching, node_allowed } = evaluation;
         if reasons.is_empty() && granting.is_empty() {
             reasons.push(match login {
                 _ if !node_allowed => Reason::NodeNotAllowed,
@@ -139,7 +146,8 @@ impl<'a> Policy<'a> {
         }
         // A factor is asked for when nothing else stands in the way.
         let reasons = if reasons.is_empty() { factors } else { reasons };
-        let answer = if reasons.is_empty() { Ok(self.permit(question, &granting)) } else { Err(Denied { reasons }) };
+        let answer =
+            if reasons.is_empty() { Ok(self.permit(question, &granting, &matching)) } else { Err(Denied { reasons }) };
         Explanation { findings, answer }
     }
 
@@ -158,7 +166,10 @@ impl<'a> Policy<'a> {
         }
     }
 
-    fn permit(&self, question: &Question<'_>, granting: &[&str]) -> Permit {
+    fn permit(&self, question: &Question<'_>, granting: &[&str], matching: &[&str]) -> Permit {
+        let matching = self.rules.iter().filter(|rules| matching.contains(&rules.role));
+        let moderation: Vec<Requirement> =
+            matching.flat_map(|rules| rules.moderation.iter().flatten()).cloned().collect();
         let all = || self.rules.iter().map(|rules| rules.options);
         let granting_options =
             || self.rules.iter().filter(|rules| granting.contains(&rules.role)).map(|rules| rules.options);
@@ -175,7 +186,8 @@ impl<'a> Policy<'a> {
             client_idle_timeout: granting_options().filter_map(|options| options.client_idle_timeout).min(),
             max_sessions: granting_options().filter_map(|options| options.max_sessions).min(),
             max_connections: granting_options().filter_map(|options| options.max_connections).min(),
-            forwarding: Forwarding::of(all()),
+            // Nobody sees what goes through a forward.
+            forwarding: Forwarding::of(all().filter(|_| moderation.is_empty())),
             file_copy: !any(|options| options.file_copy == Some(false)),
             agent_forwarding: any(|options| options.agent_forwarding == Some(true)),
             recording: Recording {
@@ -187,6 +199,7 @@ impl<'a> Policy<'a> {
                 },
                 input: any(|options| options.record_input == Some(true)),
             },
+            moderation: moderation.into(),
         }
     }
 }
@@ -199,6 +212,8 @@ struct Evaluation<'a> {
     factors: Vec<Reason>,
     /// Roles that allow the node and the login.
     granting: Vec<&'a str>,
+    /// Roles that match the node, or cannot say that they do not.
+    matching: Vec<&'a str>,
     node_allowed: bool,
 }
 
@@ -208,6 +223,9 @@ impl<'a> Rules<'a> {
             role,
             options: &spec.options,
             pinned,
+            moderation: spec.options.require_session_join.iter().map(|entry| Requirement::new(role, entry)).collect(),
+            allow_joins: &spec.allow.join_sessions,
+            deny_joins: &spec.deny.join_sessions,
             allow_nodes: Matcher::new(&spec.allow.node_labels, variables),
             allow_logins: expand_logins(&spec.allow.logins, variables),
             deny_nodes: Matcher::new(&spec.deny.node_labels, variables),
@@ -242,11 +260,8 @@ impl<'a> Rules<'a> {
         // A selector that cannot be read may well be meant for this node, and so the role's demands hold.
         if nodes != Ok(false) {
             evaluation.factors.extend(self.factor(proof));
-            let unsupported = |demand| Reason::Unsupported { role: self.role.to_owned(), demand };
-            evaluation.reasons.extend(demands(self.options).map(unsupported));
-            if self.options.pin_source_ip == Some(true) && !self.pinned {
-                evaluation.reasons.push(Reason::NotPinned { role: self.role.to_owned() });
-            }
+            evaluation.reasons.extend(self.unsupported());
+            evaluation.matching.push(self.role);
         }
         evaluation.node_allowed |= nodes == Ok(true);
         if nodes == Ok(true) && logins == Ok(true) {
@@ -256,8 +271,45 @@ impl<'a> Rules<'a> {
 }
 
 impl Rules<'_> {
+    /// What the role asks for that is not there, besides a second factor.
+    pub(super) fn unsupported(&self) -> impl Iterator<Item = Reason> {
+        let role = || self.role.to_owned();
+        let unreadable = self.moderation.as_ref().err();
+        let unreadable = unreadable.map(|error| Reason::ModerationFailed { role: role(), error: error.to_string() });
+        let demanded = demands(self.options).map(move |demand| Reason::Unsupported { role: role(), demand });
+        let is_loose = self.options.pin_source_ip == Some(true) && !self.pinned;
+        let loose = is_loose.then(|| Reason::NotPinned { role: role() });
+        unreadable.into_iter().chain(demanded).chain(loose)
+    }
+
+    /// Whether the role matches the node. A selector that cannot be read may well be meant for it.
+    pub(super) fn may_match(&self, target: Target<'_>) -> bool {
+        self.allow_nodes.as_ref().map(|matcher| matcher.matches(target.labels)) != Ok(false)
+    }
+
+    /// Why the role keeps its holder out of somebody else's session.
+    pub(super) fn refusals_to_join(&self, target: Target<'_>, joining: Joining<'_>) -> Vec<Reason> {
+        let role = || self.role.to_owned();
+        let is_peer = joining.mode == JoinMode::Peer;
+        let nodes = self.deny_nodes.as_ref().map(|matcher| matcher.matches(target.labels));
+        // A peer types as the session's login.
+        let logins = self.deny_logins.as_ref().map(|denied| is_peer && denied.hold(joining.login));
+        let is_denied = self.deny_joins.iter().any(|grant| grant.covers(joining.owner_roles, joining.mode));
+        let found = [
+            (nodes, Reason::DeniedNode { role: role() }),
+            (logins, Reason::DeniedLogin { role: role() }),
+            (Ok(is_denied), Reason::DeniedJoin { role: role() }),
+        ];
+        let refusal = |(outcome, reason): (Result<bool, &Invalid>, Reason)| match outcome {
+            Ok(false) => None,
+            Ok(true) => Some(reason),
+            Err(e) => Some(Reason::DenyFailed { role: role(), error: e.to_string() }),
+        };
+        found.into_iter().filter_map(refusal).collect()
+    }
+
     /// The second factor that the role asks for and that is not proven.
-    fn factor(&self, proof: Proof) -> Option<Reason> {
+    pub(super) fn factor(&self, proof: Proof) -> Option<Reason> {
         let factor = match self.options.require_session_mfa {
             Some(SessionMfa::Totp) => Factor::Totp,
             // The last two are demands that nothing satisfies so far.
@@ -279,7 +331,7 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-fn locked(question: &Question<'_>) -> Option<Reason> {
+pub(super) fn locked(question: &Question<'_>) -> Option<Reason> {
     let Question { identity, target, locks, now, .. } = *question;
     let subject = Subject {
         user: &identity.user,
@@ -297,7 +349,6 @@ fn demands(options: &RoleOptions) -> impl Iterator<Item = Demand> {
     [
         (options.require_session_mfa == Some(SessionMfa::Webauthn), Demand::Webauthn),
         (options.require_session_mfa == Some(SessionMfa::HardwareKey), Demand::HardwareKey),
-        (!options.require_session_join.is_empty(), Demand::SessionJoin),
         (device, Demand::Device),
     ]
     .into_iter()

@@ -15,13 +15,16 @@
 //!   refused by any granting role that says false. Everything else takes the strictest of the granting roles, except
 //!   agent forwarding, which one granting role may grant.
 //! * A role that matches the node and demands a second factor denies until the factor is proven ([`Denied::needs`]).
-//! * A role that matches the node and demands what this release cannot do (a security key, participants, an enrolled
-//!   device) denies.
+//! * A role that matches the node and demands others in each session ([`Permit::moderation`]) holds the session back until
+//!   they are there, and takes port forwarding away. Whom it asks for may join ([`may_join`]), everybody else by
+//!   `join_sessions`.
+//! * A role that matches the node and demands what this release cannot do (a security key, an enrolled device) denies.
 //! * A role that matches the node and pins certificates denies one that is not pinned to its client's address.
 
 pub mod ability;
 mod check;
 pub(crate) mod forward;
+mod moderation;
 mod outcome;
 mod principals;
 pub mod selector;
@@ -32,6 +35,7 @@ pub mod template;
 pub use ability::{Resource, Verb, may};
 pub use check::{Policy, Question, Roles, Target, check, explain};
 pub use forward::{Forwarding, MAX_SOCKET_PATH};
+pub use moderation::{Joining, Participant, Requirement, Seat, Unmet, may_join, may_join_somehow, unmet};
 pub use outcome::{
     Demand, Denied, Explanation, Factor, Finding, Needed, Outcome, Permit, Proof, Reason, Recording, Rule,
 };

@@ -1,14 +1,16 @@
 //! What a decision says: a permit, or the reasons of a refusal.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::forward::Forwarding;
+use super::moderation::Requirement;
 use crate::audit::EventType;
 use crate::error::Fault;
-use crate::kind::role::RecordExec;
+use crate::kind::role::{JoinMode, RecordExec};
 
 /// Proof that [`super::check`] allowed an access. What needs the check takes this as an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub struct Permit {
     pub(super) file_copy: bool,
     pub(super) agent_forwarding: bool,
     pub(super) recording: Recording,
+    pub(super) moderation: Arc<[Requirement]>,
 }
 
 /// What is recorded.
@@ -106,6 +109,11 @@ impl Permit {
         self.recording
     }
 
+    /// Who must be present in each session, of every role that matches the node; empty: nobody.
+    pub fn moderation(&self) -> &Arc<[Requirement]> {
+        &self.moderation
+    }
+
     /// The same permit under a proxy's grant, which can take port forwarding away and never add it.
     #[must_use]
     pub fn narrowed(mut self, port_forwarding: bool) -> Self {
@@ -182,6 +190,23 @@ pub enum Reason {
     },
     /// The role asks for a certificate pinned to the client's address, and this one is not: it is older than the rule.
     NotPinned {
+        /// Name of the role.
+        role: String,
+    },
+    /// An entry of the role's `require_session_join` cannot be evaluated.
+    ModerationFailed {
+        /// Name of the role.
+        role: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// No role allows joining the session, and none of its requirements asks for the user.
+    JoinNotAllowed {
+        /// How it was to be joined.
+        mode: JoinMode,
+    },
+    /// A deny rule of the role keeps its holders out of the session.
+    DeniedJoin {
         /// Name of the role.
         role: String,
     },
@@ -279,8 +304,6 @@ pub enum Demand {
     Webauthn,
     /// `require_session_mfa: hardware_key`
     HardwareKey,
-    /// `require_session_join`
-    SessionJoin,
     /// `device_trust_mode: required`
     Device,
 }
@@ -293,7 +316,6 @@ impl Demand {
             Self::HardwareKey => {
                 "a hardware key: no hardware key implementation available; real PIV support not yet built"
             }
-            Self::SessionJoin => "another participant in each session, which this release cannot do",
             Self::Device => "an enrolled device, which this release cannot do",
         }
     }
@@ -385,6 +407,11 @@ impl fmt::Display for Reason {
             Self::NotPinned { role } => {
                 write!(f, "role {role} requires a certificate pinned to your address; run msh login")
             }
+            Self::ModerationFailed { role, error } => {
+                write!(f, "who must join the sessions of role {role} cannot be evaluated ({error})")
+            }
+            Self::JoinNotAllowed { mode } => write!(f, "no role allows joining this session as {}", mode.as_str()),
+            Self::DeniedJoin { role } => write!(f, "role {role} denies joining this session"),
             Self::NodeNotAllowed => f.write_str("no role allows this node"),
             Self::LoginNotAllowed { login } => write!(f, "no role allows the login {login} on this node"),
             Self::NoLogin => f.write_str("no role allows any login on this node"),

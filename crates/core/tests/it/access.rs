@@ -110,7 +110,8 @@ fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {
     if case.login.is_none() && case.locks.is_empty() {
         let reasons = answer.as_ref().err().map(|denied| denied.reasons()).unwrap_or_default();
         let visible = reasons.iter().all(|reason| {
-            matches!(reason, Reason::Unsupported { .. } | Reason::NotPinned { .. } | Reason::FactorNeeded { .. })
+            use Reason::{FactorNeeded, ModerationFailed, NotPinned, Unsupported};
+            matches!(reason, Unsupported { .. } | NotPinned { .. } | FactorNeeded { .. } | ModerationFailed { .. })
         });
         assert_eq!(Policy::new(&identity, roles).sees(target), visible, "{what}");
     }
@@ -127,6 +128,7 @@ fn shown(permit: &Permit, field: &str) -> Value {
         "max_session_ttl" => json!(duration::print(permit.max_session_ttl())),
         "client_idle_timeout" => json!(permit.client_idle_timeout().map(duration::print)),
         "max_sessions" => json!(permit.max_sessions()),
+        "moderation" => json!(permit.moderation().iter().map(ToString::to_string).collect::<Vec<_>>()),
         "port_forwarding" => json!(permit.port_forwarding()),
         "file_copy" => json!(permit.file_copy()),
         "agent_forwarding" => json!(permit.agent_forwarding()),

@@ -9,6 +9,8 @@ mod chain;
 #[cfg(test)]
 mod checkpoint;
 #[cfg(test)]
+mod moderation;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod reference;

@@ -174,7 +174,8 @@ proptest! {
             2 => options.require_session_mfa = Some(SessionMfa::HardwareKey),
             _ => options.require_session_join.push(JoinRequirement {
                 name: "x".into(),
-                filter: "true".into(),
+                filter: "nobody can read this".into(),
+                kinds: Vec::new(),
                 modes: vec![JoinMode::Peer],
                 count: 1,
                 on_leave: OnLeave::Pause,

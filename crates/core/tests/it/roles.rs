@@ -30,8 +30,11 @@ fn the_documented_role_is_read_and_printed_back() {
                     "on_leave": "terminate"
                 }]
             },
-            "allow": {"node_labels": {"env": "production", "sensitivity": "high"}, "logins": ["root"]},
-            "deny": {}
+            "allow": {
+                "node_labels": {"env": "production", "sensitivity": "high"}, "logins": ["root"],
+                "join_sessions": [{"name": "each other", "roles": ["ssh-sensitive"], "kinds": ["ssh"], "modes": ["peer"]}]
+            },
+            "deny": {"join_sessions": [{"roles": ["*"], "modes": ["moderator"]}]}
         }
     });
     let (name, spec) = parse_role(&document).unwrap();
@@ -209,6 +212,14 @@ fn refusals_name_the_field_and_the_way_out() {
         (
             json!({"options": {"require_session_join": [{"name": "x", "filter": "f", "modes": ["pear"], "count": 1, "on_leave": "pause"}]}}),
             "spec.options.require_session_join.[0].modes.[0]: \"pear\" is not one of observer, moderator, peer; did you mean peer?",
+        ),
+        (
+            json!({"options": {"require_session_join": [{"name": "x", "filter": "contains(user.role, \"a\")", "modes": ["peer"], "count": 1, "on_leave": "pause"}]}}),
+            "spec.options.require_session_join.[0].filter: line 1, column 10: \"user.role\" is not known; did you mean user.roles?",
+        ),
+        (
+            json!({"allow": {"join_sessions": [{"roles": ["*"], "modes": []}]}}),
+            "spec.allow.join_sessions.[0].modes: is empty; known: observer, moderator, peer",
         ),
         (
             json!({"options": {"require_session_join": [{"name": "x", "filter": "f", "modes": ["peer"], "count": 0, "on_leave": "pause"}]}}),

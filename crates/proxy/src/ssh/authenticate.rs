@@ -1,5 +1,7 @@
 //! Authentication at the front door: a user certificate of this cluster, nothing else.
 
+use std::sync::Arc;
+
 use mezite_core::audit::EventType;
 use mezite_core::identity::Identity;
 use mezite_core::lock::{self, Subject};
@@ -111,5 +113,9 @@ fn admit(front: &Front, view: &View, certificate: &Certificate) -> Result<User, 
         let reason = format!("access denied: locked ({}): {}", lock.name, lock.message());
         return Err((EventType::AccessDeniedLocked, reason));
     }
-    Ok(User { identity, key: certificate.public_key.clone(), valid_before: certificate.valid_before })
+    Ok(User {
+        identity: Arc::new(identity),
+        key: certificate.public_key.clone(),
+        valid_before: certificate.valid_before,
+    })
 }

@@ -69,6 +69,8 @@ impl Jump {
         let dial_id = clock::uuid();
         let about = DialInfo {
             user: self.user.identity.user.clone(),
+            identity: Arc::clone(&self.user.identity),
+            login: self.login.clone(),
             node_id: decided.node.id.clone(),
             node_name: decided.node.name.clone(),
             client: self.peer,
@@ -83,7 +85,7 @@ impl Jump {
                 let channel = request.accept();
                 tokio::select! {
                     () = relay(channel, stream) => {}
-                    () = self.cut(live) => {}
+                    () = cut(&self.front, &self.user, live, |view| self.decide(view).is_ok()) => {}
                 }
             }
             Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", decided.node.name)),
@@ -178,33 +180,35 @@ impl Jump {
             login: self.login.clone().unwrap_or_default(),
             revision: decided.revision,
             certificate_fingerprint: self.user.key.fingerprint(),
+            join_session: String::new(),
         }
-    }
-
-    /// Comes back when the jump must end: the answer is no now, the certificate ran out, or an administrator ended its session.
-    async fn cut(&self, live: LiveDial) {
-        let mut cluster = self.front.cluster.clone();
-        let left = self.user.valid_before.saturating_sub(clock::now_unix());
-        let expiry = tokio::time::sleep(Duration::from_secs(left));
-        tokio::pin!(expiry);
-        loop {
-            tokio::select! {
-                () = &mut expiry => break,
-                () = live.terminated() => break,
-                () = cluster.changed() => {
-                    let view = cluster.last();
-                    if view.is_some_and(|view| self.decide(&view).is_err()) {
-                        break;
-                    }
-                }
-            }
-        }
-        tokio::time::sleep(CUT_AFTER).await;
     }
 }
 
+/// Comes back when a connection to a node must end: the answer is no now, the certificate ran out, or an administrator ended
+/// its session.
+pub(super) async fn cut(front: &Front, user: &User, live: LiveDial, is_allowed: impl Fn(&View) -> bool) {
+    let mut cluster = front.cluster.clone();
+    let left = user.valid_before.saturating_sub(clock::now_unix());
+    let expiry = tokio::time::sleep(Duration::from_secs(left));
+    tokio::pin!(expiry);
+    loop {
+        tokio::select! {
+            () = &mut expiry => break,
+            () = live.terminated() => break,
+            () = cluster.changed() => {
+                let view = cluster.last();
+                if view.is_some_and(|view| !is_allowed(&view)) {
+                    break;
+                }
+            }
+        }
+    }
+    tokio::time::sleep(CUT_AFTER).await;
+}
+
 /// Copies both ways until either side ends. Chunks are handed on without a copy; windows on both sides are the only queue.
-async fn relay(channel: Channel, stream: DialStream) {
+pub(super) async fn relay(channel: Channel, stream: DialStream) {
     let (reader, writer) = channel.split();
     let DialStream { mut from_agent, to_agent } = stream;
     let down = async {

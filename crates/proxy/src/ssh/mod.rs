@@ -5,6 +5,7 @@
 //! proxy cannot read. The SSH user name is not trusted for anything: who somebody is stands in the certificate.
 
 mod authenticate;
+mod join;
 mod jump;
 
 use std::net::SocketAddr;
@@ -28,6 +29,9 @@ use crate::tunnel::Tunnels;
 
 /// The global request by which a client names the OS login before it opens a channel.
 pub(crate) const TARGET_REQUEST: &str = "target@mezite";
+/// The global request by which a client names the session that it joins, before it opens a channel to it. The answer says on which
+/// node that is.
+const JOIN_REQUEST: &str = "join@mezite";
 /// Jumps through one connection at a time.
 const MAX_JUMPS: usize = 64;
 /// Refusals of one connection that are told of: whoever floods does not push out the reports of others.
@@ -64,7 +68,8 @@ pub(crate) async fn serve(front: Arc<Front>, conn: Conn, stop: CancellationToken
     let Conn { stream, addr, admission } = conn;
     let (connection, incoming) = mezite_net::ssh::accept(stream, front.server_config()).await;
     let goodbye = connection.clone();
-    let client = Client { front, connection, peer: addr, login: None, jumps: Arc::new(Semaphore::new(MAX_JUMPS)) };
+    let client =
+        Client { front, connection, peer: addr, login: None, joins: None, jumps: Arc::new(Semaphore::new(MAX_JUMPS)) };
     let mut running = std::pin::pin!(client.run(incoming, admission));
     tokio::select! {
         () = &mut running => return,
@@ -82,6 +87,8 @@ struct Client {
     peer: SocketAddr,
     /// Named by the last `target@mezite`.
     login: Option<String>,
+    /// Session named by the last `join@mezite`.
+    joins: Option<String>,
     jumps: Arc<Semaphore>,
 }
 
@@ -99,6 +106,14 @@ impl Client {
                             request.reject(OpenFailure::ResourceShortage, "too many jumps through one connection");
                             continue;
                         };
+                        if self.joins.as_ref() == Some(&host) {
+                            let join = self.join(&user, &reports, host);
+                            tokio::spawn(async move {
+                                join.run(request).await;
+                                drop(permit);
+                            });
+                            continue;
+                        }
                         let jump = jump::Jump {
                             front: Arc::clone(&self.front),
                             user: Arc::clone(&user),
@@ -117,11 +132,21 @@ impl Client {
                         "this is the Mezite proxy; reach a node with `msh ssh` or `ssh -J`",
                     ),
                 },
+                Event::Global(request) if request.name == JOIN_REQUEST => {
+                    self.joins = joined_session(&request.data);
+                    let join = self.joins.clone().map(|session| self.join(&user, &reports, session));
+                    request.reply(join.and_then(|join| join.place()));
+                }
                 Event::Global(request) => self.global(request),
                 Event::Auth(request) => request.reject(&[]),
                 Event::Authenticated { .. } => {}
             }
         }
+    }
+
+    fn join(&self, user: &Arc<User>, reports: &Arc<Semaphore>, session: String) -> join::Join {
+        let (front, user, reports) = (Arc::clone(&self.front), Arc::clone(user), Arc::clone(reports));
+        join::Join { front, user, peer: self.peer, session, reports }
     }
 
     fn global(&mut self, request: GlobalRequest) {
@@ -150,10 +175,24 @@ fn target_login(data: &[u8]) -> Option<String> {
     name::login(&login).is_ok().then_some(login)
 }
 
+/// The session of a `join@mezite` payload, if it is one.
+fn joined_session(data: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Joined {
+        session: String,
+    }
+    if data.len() > MAX_TARGET {
+        return None;
+    }
+    let Joined { session } = serde_json::from_slice(data).ok()?;
+    name::is_uuid(&session).then_some(session)
+}
+
 /// A verified user.
 #[derive(Debug)]
 struct User {
-    identity: Identity,
+    identity: Arc<Identity>,
     /// The key that signed.
     key: PublicKey,
     /// End of the certificate, unix seconds.
@@ -163,6 +202,15 @@ struct User {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_to_join_is_a_small_json_object_with_a_uuid() {
+        let id = "a1b2c3d4-e5f6-4890-abcd-ef1234567890";
+        assert_eq!(joined_session(format!(r#"{{"session":"{id}"}}"#).as_bytes()).as_deref(), Some(id));
+        for bad in [&b"{}"[..], br#"{"session":"web-1"}"#, br#"{"session":"","x":1}"#, &[b' '; 2000]] {
+            assert_eq!(joined_session(bad), None);
+        }
+    }
 
     #[test]
     fn a_target_is_a_small_json_object_with_a_valid_login() {

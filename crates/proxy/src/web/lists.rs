@@ -114,6 +114,7 @@ fn session(info: &v1::SessionInfo) -> Value {
         "ended": (info.ended_unix_ms != 0).then(|| rfc3339(info.ended_unix_ms)),
         "ended_reason": info.ended_reason,
         "recording": info.recording_state,
+        "waiting": info.waiting,
     })
 }
 

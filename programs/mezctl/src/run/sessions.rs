@@ -55,5 +55,6 @@ pub(super) fn record(s: &SessionInfo) -> Value {
         "id": s.session_id, "user": s.user, "node": s.node_name, "node_id": s.node_id, "login": s.login, "kind": s.kind,
         "command": s.command, "client_ip": s.client_ip, "started": moment_ms(s.started_unix_ms),
         "ended": moment_ms(s.ended_unix_ms), "ended_reason": s.ended_reason, "recording": s.recording_state,
+        "waiting": s.waiting,
     })
 }

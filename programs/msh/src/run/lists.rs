@@ -32,8 +32,8 @@ fn node_table(nodes: &[Node]) -> Table {
     table
 }
 
-pub(super) async fn sessions(context: &Context, args: args::Sessions) -> Result<()> {
-    let args::Sessions::Ls { user, active, limit, offset, output } = args;
+pub(super) async fn sessions(context: &Context, args: args::ListSessions) -> Result<()> {
+    let args::ListSessions { user, active, limit, offset, output } = args;
     let profile = context.profile()?;
     let mut path = format!("/v1/webapi/sessions?limit={limit}&offset={offset}");
     if let Some(user) = user {
