@@ -4,6 +4,7 @@ mod forward;
 mod inbox;
 mod incoming;
 mod open;
+mod outgoing;
 mod replies;
 mod request;
 mod table;
