@@ -81,7 +81,11 @@ fn run<L: Login>(
     (&control).write_all(&started.to_line())?;
     trim();
     let last = monitor.watch(&control, controls);
-    let told = last.and_then(|last| last.map_or(Ok(()), |message| (&control).write_all(&message.to_line())));
+    let told = match last.and_then(|last| last.map_or(Ok(()), |message| (&control).write_all(&message.to_line()))) {
+        // An agent that has gone meanwhile needs no last word.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        told => told,
+    };
     // The agent need not wait for what the login's end may take.
     drop(control);
     // Helpers of PAM modules inherit the mask and expect to hear of their children.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -63,9 +63,26 @@ struct Made(Vec<Entry>);
 
 struct Entry {
     path: PathBuf,
-    /// Device and inode: what lies there later may be somebody else's.
-    file: (u64, u64),
+    /// What lies there later may be somebody else's.
+    file: File,
     directory: Option<PathBuf>,
+}
+
+/// Which file: the number of one that is gone is given again, so its time counts too. Use does not change it.
+#[derive(PartialEq, Eq)]
+struct File {
+    device: u64,
+    inode: u64,
+    made: (i64, i64),
+    is_socket: bool,
+}
+
+impl File {
+    fn at(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        let made = (meta.mtime(), meta.mtime_nsec());
+        Ok(Self { device: meta.dev(), inode: meta.ino(), made, is_socket: meta.file_type().is_socket() })
+    }
 }
 
 impl Made {
@@ -101,17 +118,17 @@ impl Made {
         }
         let failed = |error: io::Error| format!("cannot listen at {}: {error}", path.display());
         let listener = UnixListener::bind(&path).map_err(failed)?;
-        let meta = fs::symlink_metadata(&path).map_err(failed)?;
+        let file = File::at(&path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let place = Place { port: 0, path: path.display().to_string() };
-        self.0.push(Entry { path, file: (meta.dev(), meta.ino()), directory });
+        self.0.push(Entry { path, file, directory });
         Ok((place, vec![listener.into()]))
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let still = fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file);
+        let still = File::at(&self.path).is_ok_and(|file| file == self.file);
         // What cannot be removed is left to its owner.
         if still {
             let _ = fs::remove_file(&self.path);

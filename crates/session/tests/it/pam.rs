@@ -80,8 +80,11 @@ const NOTE: &str = r#"echo "$PAM_TYPE $PAM_USER $PAM_TTY $PAM_RHOST" >>"$(dirnam
 #[test]
 fn a_stack_that_denies_denies_the_session() {
     let Some(stack) = Stack::create("account required pam_deny.so\nsession required pam_permit.so") else { return };
-    let reason = stack.exec("true").denied();
-    assert!(reason.starts_with(&format!("PAM service {} refused the account: ", stack.service())), "{reason}");
+    // Also one that only opens sockets for a client.
+    for command in [Command::Exec(b"true".to_vec()), Command::Sockets] {
+        let reason = stack.start(&stack.user.spec(command)).denied();
+        assert!(reason.starts_with(&format!("PAM service {} refused the account: ", stack.service())), "{reason}");
+    }
     let lines =
         "account required pam_permit.so\nsession optional pam_motd.so motd={dir}/motd\nsession required pam_deny.so";
     let Some(stack) = Stack::create(lines) else { return };
