@@ -182,7 +182,8 @@ fn a_peer_types_a_moderator_ends_and_others_are_refused() {
     assert_eq!(setup.cluster.audit_of("access.denied", &stranger.name).len(), 1);
     let refused = join(&helper, "observer", &id).wait();
     assert_eq!(refused.code, 255, "{refused:?}");
-    assert!(refused.stderr.contains("no role allows joining this session as observer"), "{refused:?}");
+    assert!(refused.stderr.contains("no role allows joining this session as observer (reference "), "{refused:?}");
+    wait_for("one event", || setup.cluster.audit_of("access.denied", &helper.name).len() == 1);
     stranger.msh(&["sessions", "join", "00000000-0000-4000-8000-000000000000"]).refused(8);
     stranger.msh(&["sessions", "join", "node-1"]).refused(2);
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mezite_core::audit::EventType;
+use mezite_core::audit::{self, EventType};
 use mezite_core::identity::Identity;
 use mezite_core::kind::role::JoinMode;
-use mezite_core::rbac::{Proof, Seat};
+use mezite_core::rbac::Proof;
 use mezite_net::clock;
 use mezite_net::ssh::{
     Channel, ChannelEvent, ChannelOpen, ChannelReader, ChannelWriter, Connection, Event, Incoming, OpenFailure,
@@ -107,23 +107,28 @@ impl Guest {
         }
     }
 
-    /// Decides, and takes a place in the session.
+    /// Decides, and takes a place in the session. While Auth has been away for too long, nobody comes in.
     fn enter(&self, mode: JoinMode) -> Result<(JoinMode, Place), String> {
-        let seat = self.decide(mode).map_err(|refused| {
-            if let NotAllowed::Denied(denied) = &refused {
-                let event = authenticate::join_denied(self, denied);
+        let view = self.agent.cluster.current().map_err(|e| e.to_string())?;
+        let seat = match authenticate::decide_join(self, &view, mode) {
+            Ok(seat) => seat,
+            Err(NotAllowed::Denied(denied)) => {
+                let event = authenticate::join_denied(self, &denied);
+                let told = audit::refusal(&denied.to_string(), &event.id);
                 self.agent.reports.send(event);
+                return Err(told);
             }
-            refused.to_string()
-        })?;
+            Err(refused @ NotAllowed::Unlisted) => return Err(refused.to_string()),
+        };
         let place = self.room.enter(seat)?;
         self.report(EventType::SessionJoin, mode);
         Ok((mode, place))
     }
 
-    fn decide(&self, mode: JoinMode) -> Result<Seat, NotAllowed> {
+    /// The decision with what is known now, for somebody who is in.
+    fn decide(&self, mode: JoinMode) -> Result<(), NotAllowed> {
         let view = self.agent.cluster.last().ok_or(NotAllowed::Unlisted)?;
-        authenticate::decide_join(self, &view, mode)
+        authenticate::decide_join(self, &view, mode).map(drop)
     }
 
     /// Shows the session and takes what its mode lets somebody type, until it is over or somebody leaves.
