@@ -77,6 +77,17 @@ fn the_commands_of_the_guides_to_forwarding_and_addresses_run() {
 }
 
 #[test]
+fn the_commands_of_the_guide_to_locks_run() {
+    let mut cluster = Cluster::start();
+    cluster.add_agent("web-01", &[]);
+    cluster.add_user("alice", "access", "root");
+    follow("locks.md", &cluster);
+    assert_eq!(cluster.mezctl_json(&["locks", "ls"]), Vec::<serde_json::Value>::new(), "the guide lifts what it locks");
+    let alice = cluster.mezctl(&["users", "get", "alice"]).ok();
+    assert!(alice.contains("viewer (until 20"), "{alice}");
+}
+
+#[test]
 fn the_commands_of_the_guide_to_roles_run() {
     let mut cluster = Cluster::start();
     cluster.add_agent("web-01", &[("MEZITE_NODE_LABELS", "env=production")]);

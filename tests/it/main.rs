@@ -25,6 +25,7 @@ mod config;
 mod disk;
 mod exec;
 mod fleet;
+mod force;
 mod forward;
 mod guides;
 mod house;

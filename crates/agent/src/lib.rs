@@ -113,6 +113,10 @@ pub async fn run(
     let cluster = Cluster::watch(auth.clone(), &["role", "lock", "node", "user", "trust", "termination"], stop.clone());
     let (renewed, current) = watch::channel(Arc::new(identity));
     let first = Arc::clone(&current.borrow());
+    match mezite_session::session_groups(&groups(&first.host_id)) {
+        Some(parent) => mezite_session::sweep_groups(&parent),
+        None => tracing::warn!("no control groups (v2) can be made: sessions are ended process by process"),
+    }
     let sessions = TaskTracker::new();
     let agent = Arc::new(Agent {
         node_id: first.host_id.clone(),
@@ -142,6 +146,11 @@ pub async fn run(
     sessions.close();
     let _ = tokio::time::timeout(DRAIN, sessions.wait()).await;
     Ok(())
+}
+
+/// Name of the directory of this agent's control groups.
+fn groups(node_id: &str) -> String {
+    format!("mezite-{node_id}")
 }
 
 /// Tries until it has joined, is refused, or is stopped. A hub that is away is waited for; a node that has joined also waits

@@ -178,7 +178,7 @@ async fn user(hub: &Hub, token: Zeroizing<String>, client_ip: IpAddr) -> Result<
     let user = User {
         id: object.id.clone(),
         name: object.name.clone(),
-        roles: spec.roles.clone(),
+        roles: spec.roles_at(clock::now()),
         traits: spec.traits.clone(),
         token,
         expires_unix: login.expires_at.unix_timestamp(),
@@ -186,7 +186,7 @@ async fn user(hub: &Hub, token: Zeroizing<String>, client_ip: IpAddr) -> Result<
         source: login.source,
         pinned: login.pinned,
     };
-    refuse_locked(hub, &user).await?;
+    refuse_locked(hub, &user.name, &user.roles).await?;
     refuse_elsewhere(hub, &user, client_ip).await?;
     Ok(user)
 }

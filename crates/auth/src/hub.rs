@@ -1,16 +1,17 @@
 //! What all calls share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mezite_core::Fault;
 use mezite_core::audit::{Event, EventType};
 use mezite_core::kind::config::Setting;
-use mezite_core::kind::{self, Config, Role};
-use mezite_core::lock::Lock;
-use mezite_core::rbac::Roles;
-use mezite_store::{Recordings, Store};
+use mezite_core::kind::{self, Config, Role, User};
+use mezite_core::lock::{self, Lock, Subject};
+use mezite_core::rbac::{Roles, Standing};
+use mezite_net::clock;
+use mezite_store::{Object, Recordings, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::bursts::{Bursts, Cause};
@@ -20,6 +21,7 @@ use crate::event::Events;
 use crate::login::password::Passwords;
 use crate::login::throttle::Throttle;
 use crate::presence::Presence;
+use crate::watchers::Watchers;
 
 /// The Auth service's state: the database, the open CA keys, and what is kept in memory only.
 pub(crate) struct Hub {
@@ -35,6 +37,7 @@ pub(crate) struct Hub {
     /// Held while a code of a session is looked at.
     pub(crate) session_code_turn: tokio::sync::Mutex<()>,
     pub(crate) presence: Presence,
+    pub(crate) watchers: Arc<Watchers>,
     pub(crate) bursts: Bursts,
     /// Names that no node may take: those that clients dial proxies by.
     pub(crate) proxy_names: Mutex<BTreeSet<String>>,
@@ -64,6 +67,7 @@ impl Hub {
             session_codes: Throttle::default(),
             session_code_turn: tokio::sync::Mutex::default(),
             presence: Presence::default(),
+            watchers: Watchers::new(),
             bursts: Bursts::default(),
             proxy_names: Mutex::default(),
             proxy_addr: String::new(),
@@ -105,6 +109,13 @@ impl Hub {
                 }
             })
             .collect())
+    }
+
+    /// The lock that stops `subject` now. Asked while a write is held, it stays true until that is committed: a lock comes
+    /// wholly before or wholly after.
+    pub(crate) async fn locked(&self, subject: Subject<'_>) -> Result<Option<Lock>, Fault> {
+        let locks = self.locks().await?;
+        Ok(lock::first(&locks, subject, clock::now()).cloned())
     }
 
     /// A cluster setting in force; all of them are durations.
@@ -160,5 +171,15 @@ impl Hub {
             Fault::Unavailable(error) => tracing::warn!(call, error, "a call failed"),
             _ => tracing::debug!(call, %fault, "a call was refused"),
         }
+    }
+}
+
+/// What a stored user stands for. One that cannot be read has no role.
+pub(crate) fn standing(user: &Object<User>) -> Standing {
+    let certificates_from = user.status.get("certificates_from").and_then(serde_json::Value::as_u64);
+    Standing {
+        // What cannot be read ends all certificates.
+        certificates_from: certificates_from.unwrap_or(u64::MAX),
+        ..Standing::new(&user.id, user.spec.clone().unwrap_or_default())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use mezite_core::audit::EventType;
 use mezite_core::kind::token::JoinRole;
 use mezite_core::kind::{self, NodeSpec};
-use mezite_core::lock::{self, Subject};
+use mezite_core::lock::Subject;
 use mezite_core::{Fault, Invalid, name};
 use mezite_net::clock;
 use mezite_proto::v1::GenerateHostCertsReply;
@@ -55,6 +55,7 @@ pub(crate) async fn join(
         return Err(refused());
     }
     if role == JoinRole::Node {
+        refuse_locked(hub, &[name, &id]).await?;
         replace_offline(hub, caller, &mut tx, name).await?;
         let node = NodeSpec {
             node_id: id.clone(),
@@ -103,6 +104,7 @@ pub(crate) async fn renew(
     let certs = host::issue(hub, Host { id, role, name, addresses, ssh_key, tls_key }).await?;
     let mut tx = hub.store.begin(clock::now()).await?;
     if role == JoinRole::Node {
+        refuse_locked(hub, &[name, id]).await?;
         tx.set_host_cert(id, &certs.note).await?;
     }
     let mut event = hub
@@ -125,10 +127,19 @@ pub(crate) async fn unlocked_node(hub: &Hub, id: &str) -> Result<NodeSpec, Fault
     let gone = || Fault::Denied("this node was deleted or replaced; join again with a new token".into());
     let node = hub.store.find_by_id::<kind::Node>(id).await?.ok_or_else(gone)?;
     let spec = node.spec()?.clone();
-    let agent = [spec.hostname.as_str(), id];
-    match lock::first(&hub.locks().await?, Subject { agent: &agent, ..Subject::default() }, clock::now()) {
-        Some(lock) => Err(Fault::Conflict(format!("node {} is locked ({})", spec.hostname, lock.name))),
-        None => Ok(spec),
+    refuse_locked(hub, &[&spec.hostname, id]).await?;
+    Ok(spec)
+}
+
+/// # Errors
+/// [`Fault::Conflict`] when the machine of these names is locked.
+async fn refuse_locked(hub: &Hub, names: &[&str]) -> Result<(), Fault> {
+    match hub.locked(Subject::machine(names)).await? {
+        Some(lock) => {
+            let name = names.first().copied().unwrap_or_default();
+            Err(Fault::Conflict(format!("node {name} is locked ({})", lock.name)))
+        }
+        None => Ok(()),
     }
 }
 

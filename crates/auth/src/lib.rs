@@ -39,6 +39,7 @@ mod recover;
 mod rpc;
 mod start;
 mod sweep;
+mod watchers;
 
 pub use error::AuthError;
 pub use recover::{Recovered, recover};

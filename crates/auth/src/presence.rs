@@ -114,6 +114,13 @@ impl Presence {
         self.state().is_online(node_id)
     }
 
+    /// The nodes whose tunnel is held now, and the proxies that hold them, by id.
+    pub(crate) fn online(&self) -> (BTreeSet<String>, Vec<String>) {
+        let state = self.state();
+        let nodes = state.proxies.values().flat_map(|proxy| proxy.online.iter().cloned()).collect();
+        (nodes, state.proxies.keys().cloned().collect())
+    }
+
     /// Whether a session on this node that began at `began` cannot be alive: the node is gone altogether, or has been
     /// saying for a while that nothing lives on it.
     pub(crate) fn is_orphaned(&self, node_id: &str, began: Instant, now: Instant) -> bool {

@@ -12,6 +12,7 @@ use crate::bootstrap::{self, ADMIN};
 use crate::ca::Authorities;
 use crate::ca::seal::Sealer;
 use crate::event::Events;
+use crate::issue::user::end_certificates;
 use crate::login::mfa::TOTP;
 use crate::login::password::Passwords;
 use crate::start::{AuthConfig, audit_keys};
@@ -73,10 +74,12 @@ async fn write(store: &Store, events: &Events, name: &str, hash: &str) -> Result
     if !spec.roles.iter().any(|role| role == ADMIN) {
         spec.roles.push(ADMIN.into());
     }
+    spec.expires.remove(ADMIN);
     let user = tx.put::<User>(name, &spec, Expect::Any).await?;
     tx.set_password_hash(name, hash).await?;
     tx.revoke_logins(name, None).await?;
     tx.revoke_invites(name).await?;
+    end_certificates(&mut tx, name).await?;
     let factors = tx.reset_mfa(&user.id, TOTP).await?;
     let subject = Subject { user: name, roles: &spec.roles, ..Subject::default() };
     let mut removed = Vec::new();

@@ -135,7 +135,7 @@ async fn forget<K: Kind>(
     match tx.delete::<K>(name, Expect::Revision(revision)).await {
         // Somebody was faster, or changed it.
         Err(Fault::NotFound(_) | Fault::Conflict(_)) => return Ok(()),
-        other => other?,
+        other => drop(other?),
     }
     tx.audit(&hub.event(kind).resource(K::KIND, name).detail("reason", "expired")).await?;
     tx.commit().await

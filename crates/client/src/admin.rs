@@ -99,14 +99,13 @@ impl Admin {
         Ok(self.auth.put_object(self.request(request)?).await.map_err(refused)?.into_inner())
     }
 
-    /// Deletes an object.
+    /// Deletes an object; answers the revision of the change.
     ///
     /// # Errors
     /// What the server answered; a conflict while something refers to it.
-    pub async fn delete(&mut self, kind: &str, name: &str) -> Result<()> {
+    pub async fn delete(&mut self, kind: &str, name: &str) -> Result<u64> {
         let request = v1::DeleteObjectRequest { kind: kind.to_owned(), name: name.to_owned(), expected_revision: None };
-        self.auth.delete_object(self.request(request)?).await.map_err(refused)?;
-        Ok(())
+        Ok(self.auth.delete_object(self.request(request)?).await.map_err(refused)?.into_inner().revision)
     }
 }
 

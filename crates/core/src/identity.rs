@@ -40,6 +40,19 @@ pub struct Identity {
     /// Whether the certificate is bound to the address that it is used from (`source-address`, OpenSSH PROTOCOL.certkeys,
     /// "Critical options"). Whoever verified it says so.
     pub pinned: bool,
+    /// First second of the certificate, unix; 0 where there is none.
+    pub valid_after: u64,
+    /// What the user was given since; no certificate says it, [`crate::rbac::standing`] does.
+    pub since: Since,
+}
+
+/// What a user was given after a certificate was issued: it can refuse at once, and grants only by a new certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// Roles that the certificate does not name.
+    pub roles: Vec<String>,
+    /// All traits of the user, for the deny rules, where they are others than in the certificate.
+    pub traits: Option<Traits>,
 }
 
 /// The standard flags of a user certificate (F516).
@@ -87,6 +100,12 @@ impl Identity {
         extensions.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
+    /// The same identity by a certificate that begins at this second: whoever forgets it holds an old one.
+    #[must_use]
+    pub fn since_unix(self, valid_after: u64) -> Self {
+        Self { valid_after, ..self }
+    }
+
     /// Reads the identity out of a certificate whose signature, validity and type were verified before. Extensions that
     /// are not ours are ignored. It is not [`Self::pinned`] so far.
     ///
@@ -113,6 +132,8 @@ impl Identity {
             traits: read(traits)?,
             principals: principals.to_vec(),
             pinned: false,
+            valid_after: 0,
+            since: Since::default(),
         };
         name::user(&identity.user).map_err(|_| IdentityError::Unreadable("key id"))?;
         if identity.user_id.is_empty() || identity.user_id.len() > name::MAX_NAME {

@@ -19,6 +19,7 @@
 //! and any name from the SSH engine: a certificate arrives here as plain pairs.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod asciicast;
 pub mod audit;
 pub mod decode;

@@ -1,4 +1,4 @@
-//! Whether a lock stops somebody now.
+//! Whether a lock stops somebody or something now.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -32,8 +32,21 @@ pub struct Subject<'a> {
     pub roles: &'a [String],
     /// Names and ids of the machine: node name, node id.
     pub agent: &'a [&'a str],
-    /// Name of a machine identity.
-    pub agent_identity: &'a str,
+    /// Names and ids of the machine's identity.
+    pub agent_identity: &'a [&'a str],
+    /// Names and ids of the node that is to be reached.
+    pub node: &'a [&'a str],
+    /// The OS login.
+    pub login: &'a str,
+    /// The second factor whose code is given, `USER/NAME`.
+    pub mfa_device: &'a str,
+}
+
+impl<'a> Subject<'a> {
+    /// A machine itself: whether it may have certificates and a tunnel. `names` are the name and the id of its node.
+    pub fn machine(names: &'a [&'a str]) -> Self {
+        Self { agent: names, agent_identity: names, ..Self::default() }
+    }
 }
 
 impl Lock {
@@ -69,7 +82,10 @@ impl Lock {
             TargetType::User => subject.user == target,
             TargetType::Role => subject.roles.contains(target),
             TargetType::Agent => subject.agent.contains(&target.as_str()),
-            TargetType::AgentIdentity => subject.agent_identity == target,
+            TargetType::AgentIdentity => subject.agent_identity.contains(&target.as_str()),
+            TargetType::Node => subject.node.contains(&target.as_str()),
+            TargetType::Login => subject.login == target,
+            TargetType::MfaDevice => subject.mfa_device == target,
         }
     }
 }

@@ -84,6 +84,35 @@ pub mod text {
     }
 }
 
+/// Serde form of times by name.
+pub mod map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use time::OffsetDateTime;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Text(#[serde(with = "super::text")] OffsetDateTime);
+
+    /// Writes [`super::seconds`] of each.
+    ///
+    /// # Errors
+    /// Whatever the format reports.
+    pub fn serialize<S: Serializer>(times: &BTreeMap<String, OffsetDateTime>, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(times.iter().map(|(name, at)| (name, Text(*at))))
+    }
+
+    /// Reads [`super::parse`] of each.
+    ///
+    /// # Errors
+    /// When a text is not RFC 3339.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, OffsetDateTime>, D::Error> {
+        let times = BTreeMap::<String, Text>::deserialize(d)?;
+        Ok(times.into_iter().map(|(name, Text(at))| (name, at)).collect())
+    }
+}
+
 /// Serde form of a time that may be absent.
 pub mod option {
     use serde::{Deserializer, Serializer};

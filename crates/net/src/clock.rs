@@ -1,6 +1,6 @@
 //! The system clock and the system's randomness, the only place that reads either.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
@@ -21,6 +21,18 @@ pub fn now_unix_ms() -> i64 {
 #[must_use]
 pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
+}
+
+/// Longest time slept at a stretch: the clock may be set meanwhile.
+const STRETCH: Duration = Duration::from_secs(30);
+
+/// Comes back when the clock shows `moment` or later; never without one.
+pub async fn sleep_until(moment: Option<OffsetDateTime>) {
+    let Some(moment) = moment else { return std::future::pending().await };
+    // A negative span is no duration.
+    while let Some(left) = Duration::try_from(moment - now()).ok().filter(|left| !left.is_zero()) {
+        tokio::time::sleep(left.min(STRETCH)).await;
+    }
 }
 
 /// `N` bytes from the operating system's generator.

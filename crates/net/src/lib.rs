@@ -19,6 +19,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod dial;
+mod held;
 pub mod host;
 pub mod http;
 pub mod listener;

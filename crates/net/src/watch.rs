@@ -3,6 +3,9 @@
 //! Readers get a whole, consistent [`View`] without a round trip. When the stream breaks, the last view stays in use for
 //! [`GRACE`]; after that [`Cluster::current`] refuses, and with it every new session. A role that cannot be read is absent, which
 //! denies its holders; a lock that cannot be read stops everybody.
+//!
+//! Whoever lets something live takes a [`Held`] first. A revision is confirmed to Auth when the view has it and nothing is held
+//! by an older one: then no new decision is made without it, and what it forbids has ended here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +22,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
+pub use crate::held::Held;
+use crate::held::Holders;
 
 /// How long the last view may be used after the stream from Auth broke.
 pub const GRACE: Duration = Duration::from_secs(60);
 /// Terminations that a slow reader may lag behind; it then ends every session it cannot account for.
 const TERMINATIONS: usize = 1024;
+/// The longest wait before the next attempt while something lives by a decision: a lock waits for it at most this long.
+const HURRY: Duration = Duration::from_secs(1);
+/// The wait after a confirmation that was not taken.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(500);
 /// The pseudo-kinds of the watch.
 const TRUST: &str = "trust";
 const TERMINATION: &str = "termination";
@@ -88,6 +97,7 @@ pub struct NoView;
 pub struct Cluster {
     state: watch::Receiver<State>,
     terminations: broadcast::Sender<String>,
+    holders: Holders,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -96,19 +106,26 @@ struct State {
     lost_at: Option<Instant>,
 }
 
+impl State {
+    fn revision(&self) -> Option<u64> {
+        self.view.as_ref().map(|view| view.revision)
+    }
+}
+
 impl Cluster {
     /// Watches Auth for the given kinds until `stop`; comes back by itself when the stream breaks.
     pub fn watch(auth: AuthClient<Channel>, kinds: &[&str], stop: CancellationToken) -> Self {
         let (sender, state) = watch::channel(State::default());
         let terminations = broadcast::Sender::new(TERMINATIONS);
-        let cluster = Self { state, terminations: terminations.clone() };
+        let holders = Holders::new();
+        let cluster = Self { state, terminations: terminations.clone(), holders: holders.clone() };
         let kinds: Vec<String> = kinds.iter().map(|k| (*k).to_owned()).collect();
         tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    ended = follow(auth.clone(), &kinds, &sender, &terminations) => {
+                    ended = follow(auth.clone(), &kinds, &sender, &terminations, &holders) => {
                         if sender.borrow().lost_at.is_none() {
                             backoff.reset();
                             tracing::warn!(reason = ended, "the watch of the auth service broke; trying again");
@@ -116,13 +133,20 @@ impl Cluster {
                         sender.send_modify(|state| state.lost_at = state.lost_at.or_else(|| Some(Instant::now())));
                     }
                 }
+                let wait = backoff.next(None);
+                let wait = if holders.is_empty() { wait } else { wait.min(HURRY) };
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(backoff.next(None)) => {}
+                    () = tokio::time::sleep(wait) => {}
                 }
             }
         });
         cluster
+    }
+
+    /// Holds what is about to be decided, before its view is read.
+    pub fn hold(&self) -> Held {
+        self.holders.hold()
     }
 
     /// The view to decide with now.
@@ -162,6 +186,47 @@ impl Cluster {
 
 /// One run of the watch; returns why it ended.
 async fn follow(
+    auth: AuthClient<Channel>,
+    kinds: &[String],
+    sender: &watch::Sender<State>,
+    terminations: &broadcast::Sender<String>,
+    holders: &Holders,
+) -> String {
+    let confirming = confirm(auth.clone(), sender.subscribe(), holders);
+    tokio::select! {
+        reason = read(auth, kinds, sender, terminations) => reason,
+        never = confirming => match never {},
+    }
+}
+
+/// Tells Auth of each revision that is in force here, of many at once the newest.
+async fn confirm(
+    mut auth: AuthClient<Channel>,
+    mut state: watch::Receiver<State>,
+    holders: &Holders,
+) -> std::convert::Infallible {
+    let mut told = None;
+    loop {
+        let is_new = |state: &State| state.lost_at.is_none() && state.revision() > told;
+        let Ok(found) = state.wait_for(is_new).await.map(|state| state.revision()) else {
+            return std::future::pending().await;
+        };
+        let Some(revision) = found else { continue };
+        holders.settled(revision).await;
+        match auth.confirm_revision(v1::ConfirmRevisionRequest { revision }).await {
+            Ok(_) => told = Some(revision),
+            // An older hub does not wait for anybody.
+            Err(status) if status.code() == tonic::Code::Unimplemented => return std::future::pending().await,
+            Err(status) => {
+                tracing::debug!(revision, error = status.message(), "a revision could not be confirmed");
+                tokio::time::sleep(CONFIRM_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Reads one stream to its end.
+async fn read(
     mut auth: AuthClient<Channel>,
     kinds: &[String],
     sender: &watch::Sender<State>,
@@ -183,9 +248,14 @@ async fn follow(
             let _ = terminations.send(event.name);
             continue;
         }
+        let revision = event.revision;
         synced |= event.synced;
         if let Err(reason) = view.apply(event) {
             return reason;
+        }
+        // What is listed is older or newer: the revision of the whole list comes with its end.
+        if synced {
+            view.revision = view.revision.max(revision);
         }
         if synced {
             let view = Some(Arc::new(view.clone()));
@@ -196,8 +266,7 @@ async fn follow(
 
 impl View {
     fn apply(&mut self, event: v1::WatchEvent) -> Result<(), String> {
-        let v1::WatchEvent { revision, kind, name, json, deleted, synced: _ } = event;
-        self.revision = self.revision.max(revision);
+        let v1::WatchEvent { revision: _, kind, name, json, deleted, synced: _ } = event;
         match kind.as_str() {
             TRUST => self.trust = Arc::new(trust(&json)?),
             kind::Role::KIND => put::<kind::Role>(Arc::make_mut(&mut self.roles), name, &json, deleted),

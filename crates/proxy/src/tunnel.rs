@@ -18,7 +18,7 @@ use mezite_net::clock;
 use mezite_net::http::Remote;
 use mezite_net::rpc::DIAL_ID;
 use mezite_net::tls::{Peer, PeerRole};
-use mezite_net::watch::Cluster;
+use mezite_net::watch::{Cluster, Held};
 use mezite_proto::v1;
 use mezite_proto::v1::control_down::Message as Down;
 use mezite_proto::v1::control_up::Message as Up;
@@ -359,7 +359,7 @@ impl v1::tunnel_server::Tunnel for TunnelService {
             Ok(Ok(Some(v1::ControlUp { message: Some(Up::Hello(hello)) }))) => hello,
             _ => return Err(Status::invalid_argument("the first message of a tunnel must be a hello")),
         };
-        self.admitted(&node_id).await?;
+        let held = self.admitted(&node_id).await?;
         let (control, out) = mpsc::channel(CONTROL_QUEUE);
         let welcome = v1::Welcome { proxy_id: self.tunnels.proxy_id.clone() };
         let _ = control.try_send(Ok(down(Down::Welcome(welcome))));
@@ -370,7 +370,7 @@ impl v1::tunnel_server::Tunnel for TunnelService {
             tokio::select! {
                 () = service.tunnels.read_control(&node_id, up) => {}
                 () = service.tunnels.closed.cancelled() => {}
-                reason = service.expelled(&node_id) => {
+                reason = service.expelled(&node_id, &held) => {
                     tracing::info!(node_id, reason, "the tunnel is cut");
                     let _ = control.try_send(Err(Status::permission_denied(reason)));
                 }
@@ -394,28 +394,36 @@ impl v1::tunnel_server::Tunnel for TunnelService {
 
 impl TunnelService {
     /// Waits, within [`DIAL_TIMEOUT`], until the node is in the inventory: one that just joined may be ahead of the watch.
-    async fn admitted(&self, node_id: &str) -> Result<(), Status> {
+    async fn admitted(&self, node_id: &str) -> Result<Held, Status> {
         let mut cluster = self.cluster.clone();
         let known = async {
             loop {
-                match self.refusal(node_id) {
-                    None => return,
-                    Some(_) => cluster.changed().await,
+                let held = cluster.hold();
+                match self.settled(node_id, &held) {
+                    Ok(()) => return held,
+                    Err(_) => drop(held),
                 }
+                cluster.changed().await;
             }
         };
-        match tokio::time::timeout(DIAL_TIMEOUT, known).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(Status::permission_denied(self.refusal(node_id).unwrap_or_default())),
-        }
+        let known = tokio::time::timeout(DIAL_TIMEOUT, known).await;
+        known.map_err(|_| Status::permission_denied(self.refusal(node_id).unwrap_or_default()))
+    }
+
+    /// Decides, and notes by which revision.
+    fn settled(&self, node_id: &str, held: &Held) -> Result<(), String> {
+        let revision = self.cluster.last().map(|view| view.revision);
+        self.refusal(node_id).map_or(Ok(()), Err)?;
+        held.settle(revision.unwrap_or_default());
+        Ok(())
     }
 
     /// Comes back when a node that was admitted is no longer.
-    async fn expelled(&self, node_id: &str) -> String {
+    async fn expelled(&self, node_id: &str, held: &Held) -> String {
         let mut cluster = self.cluster.clone();
         loop {
             cluster.changed().await;
-            if let Some(reason) = self.refusal(node_id) {
+            if let Err(reason) = self.settled(node_id, held) {
                 return reason;
             }
         }
@@ -434,7 +442,7 @@ impl TunnelService {
             );
         };
         let agent = [name.as_str(), node_id];
-        let lock = lock::first(&view.locks, Subject { agent: &agent, ..Default::default() }, clock::now())?;
+        let lock = lock::first(&view.locks, Subject::machine(&agent), clock::now())?;
         Some(format!("this node is locked ({}): {}", lock.name, lock.message()))
     }
 }

@@ -47,6 +47,7 @@ pub mod users;
 mod zygote;
 
 pub use account::{Refusal, may_log_in};
+pub use cgroup::{session_groups, sweep_groups};
 pub use choose::choose_starter;
 pub use client::{Running, spawn};
 pub use env::accepted_env;

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Mutex, broadcast, mpsc};
 
 use crate::audit::{AuditKeys, append};
+use crate::fault::column;
 use crate::tx::{self, Tx};
 use crate::watch::Change;
 use crate::{fault, migrate};
@@ -122,6 +123,16 @@ impl Store {
     /// must list again. Subscribe first, then list, then drop what is not newer than the list.
     pub fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.inner.writer.changes.subscribe()
+    }
+
+    /// The revision of the newest change. Whatever is read after it is at least as new.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when the database cannot be read.
+    pub async fn revision(&self) -> Result<u64, Fault> {
+        let row = self.row(sqlx::query("SELECT value FROM counter WHERE name = 'revision'")).await?;
+        let row = row.ok_or_else(|| Fault::Bug("database: no revision counter".into()))?;
+        column::<i64>(&row, 0).map(i64::unsigned_abs)
     }
 
     /// Answers whether the database can be written: takes the write lock and lets it go.

@@ -3,11 +3,13 @@
 
 use std::net::IpAddr;
 
+use mezite_core::kind::{Kind, User};
 use mezite_core::{Fault, when};
 use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
 use crate::fault::column;
+use crate::watch::Change;
 use crate::{Store, Tx, secret};
 
 /// A valid login session.
@@ -94,6 +96,22 @@ impl Tx {
     pub async fn clear_password(&mut self, username: &str) -> Result<(), Fault> {
         let sql = "UPDATE users SET password_hash = NULL WHERE name = $1";
         existed(self.execute(sqlx::query(sql).bind(username)).await?, username)
+    }
+
+    /// Ends the certificates of a user that begin at `valid_after` (unix seconds) or before; watchers are told. The answer is
+    /// the revision.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`] when there is no such user.
+    pub async fn end_certificates(&mut self, username: &str, valid_after: u64) -> Result<u64, Fault> {
+        let revision = self.next_revision().await?;
+        let sql = "UPDATE users SET certificates_from = max(certificates_from, $2), revision = $3 WHERE name = $1";
+        let update = sqlx::query(sql).bind(username).bind(valid_after.cast_signed()).bind(revision.cast_signed());
+        existed(self.execute(update).await?, username)?;
+        // Whoever is told of a user reads it; the text says only that it is there.
+        let json = Some("{}".into());
+        self.announce(Change { kind: User::KIND, name: username.to_owned(), revision, json });
+        Ok(revision)
     }
 
     /// Starts a login session of a user until `expires_at`, and forgets sessions that have expired.

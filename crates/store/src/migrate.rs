@@ -34,6 +34,7 @@ migrations! {
     3 "session_mfa" "003_session_mfa";
     4 "login_source" "004_login_source";
     5 "audit_checkpoints" "005_audit_checkpoints";
+    6 "password" "006_password";
 }
 
 /// One known schema version.

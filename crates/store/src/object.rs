@@ -191,12 +191,12 @@ impl Tx {
         self.find::<K>(name).await?.ok_or_else(|| not_found::<K>(name))
     }
 
-    /// Deletes an object.
+    /// Deletes an object; answers the revision of the change.
     ///
     /// # Errors
     /// [`Fault::NotFound`] when there is none, [`Fault::Conflict`] when the revision differs or something refers to it; the
     /// message names what does.
-    pub async fn delete<K: Kind>(&mut self, name: &str, expect: Expect) -> Result<(), Fault> {
+    pub async fn delete<K: Kind>(&mut self, name: &str, expect: Expect) -> Result<u64, Fault> {
         let (id, held) = self.held::<K>(name).await?.ok_or_else(|| not_found::<K>(name))?;
         check::<K>(name, expect, Some(held))?;
         self.refuse_if_referred(K::KIND, name).await?;
@@ -204,7 +204,7 @@ impl Tx {
         let revision = self.next_revision().await?;
         self.execute(sqlx::query(AssertSqlSafe(format!("DELETE FROM {} WHERE id = $1", K::PLURAL))).bind(id)).await?;
         self.announce(Change { kind: K::KIND, name: name.to_owned(), revision, json: None });
-        Ok(())
+        Ok(revision)
     }
 
     async fn held<K: Kind>(&mut self, name: &str) -> Result<Option<(String, u64)>, Fault> {
@@ -317,7 +317,10 @@ fn select<K: Kind>() -> String {
              'host_cert_fingerprint', host_cert_fingerprint, \
              'host_cert_signer_fingerprint', host_cert_signer_fingerprint, 'host_cert_expires_at', host_cert_expires_at)"
         }
-        User::KIND => "json_object('has_password', json(iif(password_hash IS NULL, 'false', 'true')))",
+        User::KIND => {
+            "json_object('has_password', json(iif(password_hash IS NULL, 'false', 'true')), \
+             'certificates_from', certificates_from)"
+        }
         Token::KIND => "json_object('used_at', used_at, 'used_by', used_by)",
         _ => "'null'",
     };

@@ -237,6 +237,16 @@ impl Store {
         row.as_ref().map(decode).transpose()
     }
 
+    /// How many sessions of a user live, besides the one of this id.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] when the database cannot be read.
+    pub async fn live_sessions(&self, user: &str, besides: &str) -> Result<u64, Fault> {
+        let sql = "SELECT count(*) FROM sessions WHERE \"user\" = $1 AND ended_at IS NULL AND id <> $2";
+        let row = self.row(sqlx::query(sql).bind(user).bind(besides)).await?;
+        row.map_or(Ok(0), |row| column::<i64>(&row, 0).map(i64::unsigned_abs))
+    }
+
     /// Sessions, newest first, one page at a time.
     ///
     /// # Errors

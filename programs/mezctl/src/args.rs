@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use mezite_client::cli::{Format, Shell, Ttl};
+use mezite_core::kind::lock::TargetType;
 
 /// Heading of what every command takes, so that its own options stand together.
 const GLOBAL: &str = "Global options";
@@ -82,7 +83,7 @@ pub(crate) enum Command {
     /// Settings of the cluster
     #[command(subcommand)]
     Config(Config),
-    /// Locks: stop a user or a role at once
+    /// Locks: stop a user, a role, a machine or a login at once
     #[command(subcommand)]
     Locks(Locks),
     /// Print the completion script of a shell
@@ -159,6 +160,9 @@ pub(crate) struct CreateUser {
     /// A trait with its values; repeatable
     #[arg(long = "trait", value_name = "KEY=VALUE,…")]
     pub(crate) traits: Vec<String>,
+    /// End of a role for this user, after a time (8h) or at one (2026-03-24T15:00:00Z); repeatable
+    #[arg(long, value_name = "ROLE=TIME")]
+    pub(crate) expires: Vec<String>,
     /// Password; visible to other users of this machine, so rather use --password-stdin
     #[arg(long, conflicts_with = "password_stdin")]
     pub(crate) password: Option<String>,
@@ -172,7 +176,7 @@ pub(crate) struct CreateUser {
 /// What is taken away ends at once, live sessions included. For what is new the user logs in again.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
-#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["roles", "logins", "traits"]))]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["roles", "logins", "traits", "expires"]))]
 pub(crate) struct UpdateUser {
     /// Name of the user
     pub(crate) name: Option<String>,
@@ -188,11 +192,14 @@ pub(crate) struct UpdateUser {
     /// A trait with all its values, `KEY=` to take it away; repeatable
     #[arg(long = "trait", value_name = "KEY=VALUE,…")]
     pub(crate) traits: Vec<String>,
+    /// End of a role for this user, after a time (8h) or at one, `ROLE=` for none; repeatable
+    #[arg(long, value_name = "ROLE=TIME")]
+    pub(crate) expires: Vec<String>,
 }
 
 /// End a user's password and print an invitation to choose another, or set one.
 ///
-/// Their logins end at once. Certificates they hold are valid until they expire: `mezctl locks create` stops those too.
+/// Their logins, certificates and sessions end at once.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
 pub(crate) struct ResetPassword {
@@ -488,17 +495,18 @@ pub(crate) enum Locks {
     Delete(DeleteLock),
 }
 
-/// Lock a target: its sessions end and it gets no certificate.
+/// Lock a target: its sessions end, nothing new of it is let in, and it gets no certificate.
+///
+/// The answer comes when every agent and proxy that can be reached has the lock in force, or after 5 s with the names of
+/// those that have not.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["user", "role", "kind"]))]
+#[command(group = ArgGroup::new("target").required(true).args(
+    ["user", "role", "agent", "agent_identity", "node", "login", "mfa_device", "kind"]
+))]
 pub(crate) struct CreateLock {
-    /// Lock this user
-    #[arg(long, value_name = "NAME")]
-    pub(crate) user: Option<String>,
-    /// Lock every holder of this role
-    #[arg(long, value_name = "NAME")]
-    pub(crate) role: Option<String>,
-    /// Type of the target: user or role
+    #[command(flatten)]
+    pub(crate) target: LockTarget,
+    /// Type of the target: user, role, agent, agent_identity, node, login or mfa_device
     #[arg(long = "type", value_name = "TYPE", requires = "name")]
     pub(crate) kind: Option<String>,
     /// Name of the target, with --type
@@ -512,18 +520,60 @@ pub(crate) struct CreateLock {
     pub(crate) ttl: Option<Ttl>,
 }
 
+/// What a lock stops.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(["lock", "user", "role", "target_type"]))]
+pub(crate) struct LockTarget {
+    /// This user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Every holder of this role
+    #[arg(long, value_name = "NAME")]
+    role: Option<String>,
+    /// The machine of this node: no certificate, no tunnel, and nobody gets in
+    #[arg(long, value_name = "NODE")]
+    agent: Option<String>,
+    /// This machine identity; that of a node has the node's name
+    #[arg(long, value_name = "NAME")]
+    agent_identity: Option<String>,
+    /// This node: nobody gets in, and its agent stays connected
+    #[arg(long)]
+    node: Option<String>,
+    /// This OS login, on every node
+    #[arg(long)]
+    login: Option<String>,
+    /// This second factor of a user: no code of it is taken
+    #[arg(long, value_name = "USER/NAME")]
+    mfa_device: Option<String>,
+}
+
+impl LockTarget {
+    /// The target, if a flag names one. The groups of the commands see to it that it is the only one.
+    pub(crate) fn named(self) -> Option<(TargetType, String)> {
+        use TargetType as T;
+        let Self { user, role, agent, agent_identity, node, login, mfa_device } = self;
+        let flags = [
+            (T::User, user),
+            (T::Role, role),
+            (T::Agent, agent),
+            (T::AgentIdentity, agent_identity),
+            (T::Node, node),
+            (T::Login, login),
+            (T::MfaDevice, mfa_device),
+        ];
+        flags.into_iter().find_map(|(kind, name)| Some((kind, name?)))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(
+    ["lock", "user", "role", "agent", "agent_identity", "node", "login", "mfa_device", "target_type"]
+))]
 pub(crate) struct DeleteLock {
     /// Name of the lock
     pub(crate) lock: Option<String>,
-    /// All locks of this user
-    #[arg(long, value_name = "NAME")]
-    pub(crate) user: Option<String>,
-    /// All locks of this role
-    #[arg(long, value_name = "NAME")]
-    pub(crate) role: Option<String>,
-    /// Type of the target: user or role
+    #[command(flatten)]
+    pub(crate) target: LockTarget,
+    /// Type of the target: user, role, agent, agent_identity, node, login or mfa_device
     #[arg(long, requires = "target_name")]
     pub(crate) target_type: Option<String>,
     /// Name of the target
@@ -587,6 +637,14 @@ mod tests {
             "mezctl locks create --user=alice --message=m",
             "mezctl locks create --role=r",
             "mezctl locks create --type=agent_identity --name=ci-bot --message=m --ttl 1h",
+            "mezctl locks create --agent=web-01 --ttl=1h",
+            "mezctl locks create --node=web-01",
+            "mezctl locks create --login=root",
+            "mezctl locks create --agent-identity=web-01",
+            "mezctl locks create --mfa-device=alice/phone",
+            "mezctl users create alice --roles=developer,viewer --expires developer=8h",
+            "mezctl users update alice --expires=developer=",
+            "mezctl locks delete --node=web-01",
             "mezctl locks delete --target-type=user --target-name=alice",
             "mezctl locks delete --user=alice",
             "mezctl locks delete --role=r",
@@ -629,6 +687,8 @@ mod tests {
             "mezctl locks create --message=m",
             "mezctl locks create --user=a --role=b",
             "mezctl locks create --type=user",
+            "mezctl locks create --node=a --login=b",
+            "mezctl locks create --type=user --name=a --role=b",
             "mezctl locks delete --target-type=user",
             "mezctl locks delete --user=a --role=b",
             "mezctl locks delete",

@@ -6,6 +6,7 @@ mod audit_file;
 mod ca;
 mod config;
 mod explain;
+mod force;
 mod locks;
 mod nodes;
 mod recordings;

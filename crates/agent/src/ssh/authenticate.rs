@@ -322,15 +322,16 @@ fn with_joining<T>(
     let (node_id, name) = (&agent.node_id, &agent.node_name);
     let node = view.nodes.get(name).filter(|node| node.node_id == *node_id);
     let labels = &node.ok_or(NotAllowed::Unlisted)?.labels;
-    rbac::standing(identity, &view.users)?;
+    let now = clock::now();
+    let bound = rbac::standing(identity, &view.users, now)?;
     let question = Question {
-        identity,
+        identity: &bound,
         roles: &view.roles,
         target: Target { node_id, name, labels },
         login: None,
         locks: &view.locks,
         proof: *proof,
-        now: clock::now(),
+        now,
     };
     let requirements = room.requirements();
     let owner = &room.owner;
@@ -375,7 +376,8 @@ pub(super) fn source(dial: &Dial) -> Option<IpAddr> {
 fn identity(agent: &Agent, certificate: &Certificate) -> Result<Identity, String> {
     let mut identity =
         Identity::from_certificate(&certificate.key_id, &certificate.principals, certificate.extension_texts())
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| e.to_string())?
+            .since_unix(certificate.valid_after);
     identity.pinned = certificate.source_addresses().is_some();
     if identity.cluster == agent.cluster_name {
         return Ok(identity);
@@ -392,6 +394,16 @@ pub(super) enum NotAllowed {
     /// The labels that count are the administrator's, and they are not known here: no rule can be evaluated.
     #[error("this node is not in the cluster's inventory")]
     Unlisted,
+}
+
+impl NotAllowed {
+    /// The word for the record of a session that ends by it.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(denied) if denied.event_type() == EventType::AccessDeniedLocked => "locked",
+            Self::Denied(_) | Self::Unlisted => "denied",
+        }
+    }
 }
 
 /// The decision, with roles, locks and labels of the agent's own view.
@@ -414,15 +426,15 @@ fn decide_for(
 ) -> Result<Permit, NotAllowed> {
     let node = view.nodes.get(name).filter(|node| node.node_id == node_id);
     let labels = &node.ok_or(NotAllowed::Unlisted)?.labels;
-    rbac::standing(identity, &view.users)?;
+    let now = clock::now();
     let permit = rbac::check(&Question {
-        identity,
+        identity: &*rbac::standing(identity, &view.users, now)?,
         roles: &view.roles,
         target: Target { node_id, name, labels },
         login: Some(login),
         locks: &view.locks,
         proof,
-        now: clock::now(),
+        now,
     })?;
     Ok(permit)
 }
@@ -451,8 +463,8 @@ fn denial(agent: &Agent, user: &str, login: &str, source: Option<IpAddr>, reason
 
 #[cfg(test)]
 mod tests {
-    use mezite_core::kind::NodeSpec;
-    use mezite_core::kind::role::{SessionMfa, built_in};
+    use mezite_core::kind::role::{Conditions, SessionMfa, built_in};
+    use mezite_core::kind::{NodeSpec, RoleSpec, UserSpec};
     use mezite_core::lock::Lock;
     use mezite_core::rbac::{Standing, Users};
 
@@ -470,10 +482,16 @@ mod tests {
             principals: vec![text("ubuntu")],
             ..Identity::default()
         };
-        let standing = Standing { user_id: text("u1"), roles: vec![text("access")], traits: identity.traits.clone() };
+        let spec = UserSpec { roles: vec![text("access")], traits: identity.traits.clone(), ..UserSpec::default() };
+        let standing = Standing::new("u1", spec.clone());
+        let denying = UserSpec { roles: vec![text("access"), text("no-ubuntu")], ..spec };
+        let no_ubuntu = RoleSpec {
+            deny: Conditions { logins: vec![text("ubuntu")], ..Conditions::default() },
+            ..RoleSpec::default()
+        };
         let node = NodeSpec { node_id: text("n1"), hostname: text("web-1"), ..NodeSpec::default() };
         let view = View {
-            roles: Arc::new([(text("access"), built_in("access").unwrap())].into()),
+            roles: Arc::new([(text("access"), built_in("access").unwrap()), (text("no-ubuntu"), no_ubuntu)].into()),
             users: Arc::new(Users::from([(text("alice"), standing)])),
             nodes: Arc::new([(text("web-1"), node)].into()),
             ..View::default()
@@ -485,6 +503,10 @@ mod tests {
         let refused = [
             ("a lock", View { locks: Arc::new(vec![lock]), ..view.clone() }),
             ("a user who is gone", View { users: Arc::default(), ..view.clone() }),
+            (
+                "a role given since that denies",
+                View { users: Arc::new([(text("alice"), Standing::new("u1", denying))].into()), ..view.clone() },
+            ),
             ("a role that is gone", View { roles: Arc::default(), ..view.clone() }),
             ("a node that is not listed", View { nodes: Arc::default(), ..view.clone() }),
         ];

@@ -177,16 +177,20 @@ impl Guest {
     /// Comes back with a reason when the joining would not be allowed any more.
     async fn verdict(&self, mode: JoinMode) -> String {
         let mut cluster = self.agent.cluster.clone();
+        let held = cluster.hold();
         let left = self.valid_before.saturating_sub(clock::now_unix());
         let certificate = tokio::time::sleep(Duration::from_secs(left));
         tokio::pin!(certificate);
         loop {
+            let view = cluster.last();
+            if let Err(refused) = self.decide(mode) {
+                return refused.to_string();
+            }
+            held.settle(view.map(|view| view.revision).unwrap_or_default());
             tokio::select! {
                 () = self.agent.stop.cancelled() => return "the agent of this node is stopping".to_owned(),
                 () = &mut certificate => return "the certificate has expired; run msh login".to_owned(),
-                () = cluster.changed() => if let Err(refused) = self.decide(mode) {
-                    return refused.to_string();
-                }
+                () = cluster.changed() => {}
             }
         }
     }

@@ -92,6 +92,10 @@ async fn run(admitted: Arc<Admitted>, connection: Connection, mut incoming: Inco
         match event {
             Event::Channel(request) => match request.open {
                 ChannelOpen::Session => {
+                    if let Err(reason) = admitted.admit() {
+                        request.reject(OpenFailure::AdministrativelyProhibited, &reason);
+                        continue;
+                    }
                     let Ok(slot) = Arc::clone(&sessions).try_acquire_owned() else {
                         request.reject(OpenFailure::ResourceShortage, "too many sessions on one connection");
                         continue;

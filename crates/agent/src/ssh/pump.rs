@@ -35,7 +35,7 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a session ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `expired`, `idle`, `moderation`, `agent`.
+    /// `exit`, `disconnect`, `terminated`, `recording`, `locked`, `denied`, `expired`, `idle`, `moderation`, `agent`.
     pub(super) reason: &'static str,
     pub(super) exit: Exit,
     /// The client is told this, and the connection ends.

@@ -14,6 +14,7 @@ use mezite_net::clock;
 use mezite_net::ssh::{
     Channel, ChannelEvent, ChannelReader, ChannelReq, ChannelWriter, Connection, DisconnectReason, SessionRequest,
 };
+use mezite_net::watch::Held;
 use mezite_proto::v1;
 use mezite_proto::v1::control_up::Message as Up;
 use mezite_record::{Content, ExecPolicy, Metadata, Mode, Recorder, exec_policy};
@@ -54,9 +55,9 @@ pub(super) async fn run(admitted: Arc<Admitted>, connection: Connection, channel
     let open = admitted.agent.rooms.open(session.room(requirements, &prepared));
     let mut door = Door { reader, writer, request: Some(request) };
     match session.start(command, prepared, &open.room, &mut door).await {
-        Ok((leader, recorder)) => {
+        Ok(begun) => {
             door.answer();
-            session.live(leader, recorder, &open.room, door, connection).await;
+            session.live(begun, &open.room, door, connection).await;
         }
         Err(not) => {
             let reason = not.reason();
@@ -173,6 +174,14 @@ async fn forward_keys(admitted: &Admitted, prepared: &mut Prepared, forwards: &A
     }
 }
 
+/// What runs.
+struct Begun {
+    leader: Leader,
+    recorder: Option<Recorder>,
+    /// Until its end it lives by a decision.
+    held: Held,
+}
+
 struct Session {
     admitted: Arc<Admitted>,
     info: v1::SessionInfo,
@@ -236,7 +245,7 @@ impl Session {
         prepared: Prepared,
         room: &Room,
         door: &mut Door,
-    ) -> Result<(Leader, Option<Recorder>), NotStarted> {
+    ) -> Result<Begun, NotStarted> {
         let agent = &self.admitted.agent;
         agent.outbox.begin(&self.info).map_err(|e| format!("the session cannot be noted on this node: {e}"))?;
         let recorder = match self.recorder(&prepared).await {
@@ -262,9 +271,9 @@ impl Session {
             self.begin_moderated(command, prepared, room, door, recorder.as_ref()).await
         };
         match begun {
-            Ok(leader) => {
+            Ok((leader, held)) => {
                 self.tell_proxy();
-                Ok((leader, recorder))
+                Ok(Begun { leader, recorder, held })
             }
             Err(not) => {
                 // Auth may know of a start that did not come about; it hears of the end at once.
@@ -277,13 +286,15 @@ impl Session {
         }
     }
 
-    async fn begin(&self, command: Command, prepared: Prepared) -> Result<Leader, String> {
+    async fn begin(&self, command: Command, prepared: Prepared) -> Result<(Leader, Held), String> {
         let spec = self.spec(command, prepared);
         let (told, leader) = tokio::join!(self.tell_auth(""), Leader::spawn(&self.admitted.agent.starters, spec));
         told?;
         let mut leader = leader?;
+        // Decided at the last moment before something runs: a lock may have come while all this was made.
+        let held = self.admitted.admit()?;
         leader.go().await?;
-        Ok(leader)
+        Ok((leader, held))
     }
 
     /// Everybody hears of the session before there is one: it waits for them.
@@ -294,7 +305,8 @@ impl Session {
         room: &Room,
         door: &mut Door,
         recorder: Option<&Recorder>,
-    ) -> Result<Leader, NotStarted> {
+    ) -> Result<(Leader, Held), NotStarted> {
+        let held = self.admitted.admit()?;
         let (id, state) = (&self.info.session_id, room.state());
         self.tell_auth(&state).await?;
         self.tell_proxy();
@@ -303,16 +315,18 @@ impl Session {
         let _ = timeout(FAREWELL_TIMEOUT, door.writer.extended(1, notice(&text))).await;
         let size = |prepared: &Prepared| prepared.pty.as_ref().map(|pty| (cells(pty.cols), cells(pty.rows)));
         let asked = size(&prepared);
-        gate::wait(room, &mut door.reader, &door.writer, &mut prepared, self.admitted.verdict(id)).await?;
+        gate::wait(room, &mut door.reader, &door.writer, &mut prepared, self.admitted.verdict(id, &held)).await?;
         if let (Some((cols, rows)), Some(recorder)) = (size(&prepared).filter(|now| Some(*now) != asked), recorder) {
             let _ = recorder.resize(cols, rows).await;
         }
         let mut again = Prepared { pty: prepared.pty.clone(), ..Prepared::default() };
         let mut leader = Leader::spawn(&self.admitted.agent.starters, self.spec(command, prepared)).await?;
         // Making it took a while, and somebody may have left.
-        gate::wait(room, &mut door.reader, &door.writer, &mut again, self.admitted.verdict(id)).await?;
+        gate::wait(room, &mut door.reader, &door.writer, &mut again, self.admitted.verdict(id, &held)).await?;
+        drop(held);
+        let held = self.admitted.admit()?;
         leader.go().await?;
-        Ok(leader)
+        Ok((leader, held))
     }
 
     /// So that the proxy finds the session, to end it and for those who join.
@@ -405,12 +419,13 @@ impl Session {
             ssh_client: peer.map(|p| format!("{} {} 22", p.ip(), p.port())).unwrap_or_default(),
             ssh_connection: peer.map(|p| format!("{} {} 127.0.0.1 22", p.ip(), p.port())).unwrap_or_default(),
             motd: true,
-            cgroup: None,
+            cgroup: mezite_session::session_groups(&crate::groups(&self.admitted.agent.node_id)),
         }
     }
 
     /// The session runs: bytes are pumped until it ends by itself, by the client, or by a decision.
-    async fn live(&self, leader: Leader, recorder: Option<Recorder>, room: &Room, door: Door, connection: Connection) {
+    async fn live(&self, begun: Begun, room: &Room, door: Door, connection: Connection) {
+        let Begun { leader, recorder, held } = begun;
         let Door { reader, writer, .. } = door;
         let agent = &self.admitted.agent;
         let _counted = agent.sessions.token();
@@ -424,17 +439,20 @@ impl Session {
             },
             reader,
             writer.clone(),
-            self.admitted.verdict(&self.info.session_id),
+            self.admitted.verdict(&self.info.session_id, &held),
         );
         let waited = if room.requirements().is_empty() { String::new() } else { "begun".to_owned() };
         let ended = tokio::select! {
             ended = pumped => ended,
             never = self.keep_auth_told(room, waited) => match never {},
         };
+        drop(held);
         // The end is on disk before the client hears of it, so that it is told to Auth whatever happens.
         self.end(&ended);
         let notify = |request: SessionRequest| writer.notify(request.name(), request.payload());
         match ended.exit {
+            // Ended by a decision and not by itself: what its processes died of says nothing to whoever ran it.
+            _ if ended.farewell.is_some() => notify(SessionRequest::ExitStatus(OURS)),
             Exit::Code(code) => notify(SessionRequest::ExitStatus(u32::from(code))),
             Exit::Signal { name, core } => {
                 notify(SessionRequest::ExitSignal { signal: name, core_dumped: core, message: String::new() });
@@ -461,8 +479,9 @@ impl Session {
 }
 
 fn is_refusal(code: tonic::Code) -> bool {
-    use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated};
-    matches!(code, PermissionDenied | InvalidArgument | FailedPrecondition | AlreadyExists | Unauthenticated)
+    use tonic::Code::{Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated};
+    // `Aborted` is a conflict: a machine that is locked.
+    matches!(code, PermissionDenied | InvalidArgument | FailedPrecondition | AlreadyExists | Unauthenticated | Aborted)
 }
 
 fn cells(n: u32) -> u16 {

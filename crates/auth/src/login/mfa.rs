@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use mezite_core::audit::EventType;
 use mezite_core::kind::role::SessionMfa;
+use mezite_core::lock::{self, Subject};
 use mezite_core::{Fault, Invalid, name, totp};
 use mezite_net::clock;
 use mezite_store::{MfaDevice, Tx};
@@ -58,6 +59,11 @@ impl Proof {
     }
 }
 
+/// How a lock names a factor.
+pub(crate) fn target(username: &str, device: &str) -> String {
+    format!("{username}/{device}")
+}
+
 /// Holds a code against the factors of a user. `given` may be empty.
 pub(crate) async fn look(hub: &Hub, username: &str, given: &str) -> Result<Factor, Fault> {
     let devices = hub.store.mfa_devices(username).await?;
@@ -68,7 +74,13 @@ pub(crate) async fn look(hub: &Hub, username: &str, given: &str) -> Result<Facto
         return Ok(Factor::Missing);
     }
     let Some(code) = totp::normalize(given) else { return Ok(Factor::Wrong) };
+    let locks = hub.locks().await?;
     for device in devices {
+        let subject = Subject { mfa_device: &target(username, &device.name), ..Subject::default() };
+        if lock::first(&locks, subject, clock::now()).is_some() {
+            // It counts as a factor of the user, and no code of it is right.
+            continue;
+        }
         if let Some(step) = matching_step(hub, &device, &code).await? {
             return Ok(Factor::Right(Proof { device, step }));
         }

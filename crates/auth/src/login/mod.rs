@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::bursts::Cause;
 use crate::caller::Caller;
 use crate::hub::Hub;
+use crate::issue::user::end_certificates;
 
 /// How long an invite is good for.
 pub(crate) const INVITE_LIFE: time::Duration = time::Duration::hours(1);
@@ -94,6 +95,10 @@ pub(crate) async fn by_password(
         let late = Refusal::Wrong("the password was changed meanwhile");
         return Err(refuse(hub, username, source, late, otp).await?);
     }
+    if is_locked(hub, username, proof.as_ref()).await? {
+        drop(tx);
+        return Err(refuse(hub, username, source, Refusal::Wrong("the user is locked"), otp).await?);
+    }
     let mut event = hub.event(EventType::UserLogin).user(username, &[]).detail("method", "password");
     if let Some(proof) = &proof {
         if !proof.spend(&mut tx).await? {
@@ -150,9 +155,10 @@ async fn check(
     let wrong = |reason| Ok(Err(Refusal::Wrong(reason)));
     let Some(user) = user else { return wrong("there is no such user") };
     let Ok(spec) = &user.spec else { return wrong("the user cannot be read") };
-    let subject = Subject { user: username, roles: &spec.roles, ..Subject::default() };
+    let roles = spec.roles_at(clock::now());
+    let subject = Subject { user: username, roles: &roles, ..Subject::default() };
     // A role that is missing denies everything, and so counts as one that pins.
-    let pinned = pins_certificates(&spec.roles, &hub.roles().await?).unwrap_or(true);
+    let pinned = pins_certificates(&roles, &hub.roles().await?).unwrap_or(true);
     let admitted = |hash, proof| Ok(Ok(Admitted { hash, pinned, proof }));
     match (hash.filter(|_| matches), lock::first(&locks, subject, clock::now()), factor) {
         (None, ..) => wrong("the password is wrong"),
@@ -162,6 +168,16 @@ async fn check(
         (Some(hash), None, mfa::Factor::Absent) => admitted(hash, None),
         (Some(hash), None, mfa::Factor::Right(proof)) => admitted(hash, Some(proof)),
     }
+}
+
+/// Whether a lock came meanwhile. To be asked while the login's write is held.
+async fn is_locked(hub: &Hub, username: &str, proof: Option<&mfa::Proof>) -> Result<bool, Fault> {
+    let user = hub.store.find::<kind::User>(username).await?;
+    let Some(Ok(spec)) = user.map(|user| user.spec) else { return Ok(true) };
+    let roles = spec.roles_at(clock::now());
+    let mfa_device = proof.map(|proof| mfa::target(username, proof.device())).unwrap_or_default();
+    let subject = Subject { user: username, roles: &roles, mfa_device: &mfa_device, ..Subject::default() };
+    Ok(hub.locked(subject).await?.is_some())
 }
 
 /// Changes the caller's password and ends the user's other sessions. Whoever has a second factor shows a code of it.
@@ -203,6 +219,7 @@ pub(crate) async fn change_password(
     tx.set_password_hash(&user.name, &hash).await?;
     tx.revoke_logins(&user.name, Some(&user.token)).await?;
     tx.end_mfa_proofs(&user.name).await?;
+    end_certificates(&mut tx, &user.name).await?;
     let event = hub.event(EventType::UserPasswordChanged).resource("user", &user.name);
     tx.audit(&caller.sign(event)).await?;
     tx.commit().await?;
@@ -254,6 +271,7 @@ pub(crate) async fn redeem_invite(
     tx.set_password_hash(&username, &hash).await?;
     tx.revoke_logins(&username, None).await?;
     tx.end_mfa_proofs(&username).await?;
+    end_certificates(&mut tx, &username).await?;
     let event = hub.event(EventType::UserPasswordChanged).user(&username, &[]).resource("user", &username);
     let mut event = event.detail("method", "invite");
     event.client_ip = caller.client_ip.to_string();

@@ -125,6 +125,7 @@ impl<'a> Visitor<'a> {
         let user = standing(hub, &identity.user).await?;
         let joined = self.joined().await?;
         let (roles, locks) = (hub.roles().await?, hub.locks().await?);
+        let now = clock::now();
         let question = Question {
             identity,
             roles: &roles,
@@ -132,11 +133,14 @@ impl<'a> Visitor<'a> {
             login: Some(login),
             locks: &locks,
             proof: Proof::Nothing,
-            now: clock::now(),
+            now,
         };
-        let answer = rbac::standing(identity, &Users::from_iter(user)).and_then(|()| match &joined {
-            Some((session, owner)) => may_join(&question, session, owner),
-            None => rbac::check(&question).map(drop),
+        let answer = rbac::standing(identity, &Users::from_iter(user), now).and_then(|bound| {
+            let question = Question { identity: &bound, ..question };
+            match &joined {
+                Some((session, owner)) => may_join(&question, session, owner),
+                None => rbac::check(&question).map(drop),
+            }
         });
         Ok(match answer {
             // The node asks for what no role asks for any more: it is answered, and nothing is kept.
@@ -249,10 +253,7 @@ impl<'a> Visitor<'a> {
 
 async fn standing(hub: &Hub, user: &str) -> Result<Option<(String, Standing)>, Fault> {
     let user = hub.store.find::<kind::User>(user).await?;
-    Ok(user.and_then(|user| {
-        let spec = user.spec.ok()?;
-        Some((user.name, Standing { user_id: user.id, roles: spec.roles, traits: spec.traits }))
-    }))
+    Ok(user.map(|user| (user.name.clone(), crate::hub::standing(&user))))
 }
 
 /// Whether the visitor may join the session in some mode, as the node decides it.
@@ -284,7 +285,8 @@ fn identity(hub: &Hub, certificate: &Certificate, login: &str, source: IpAddr) -
     cert::verify(certificate, &policy).map_err(|error| Fault::Denied(format!("ssh: {error}")))?;
     let identity =
         Identity::from_certificate(&certificate.key_id, &certificate.principals, certificate.extension_texts())
-            .map_err(|error| Fault::Denied(error.to_string()))?;
+            .map_err(|error| Fault::Denied(error.to_string()))?
+            .since_unix(certificate.valid_after);
     if identity.cluster != hub.cluster() {
         return Err(Fault::Denied("the certificate is of another cluster".into()));
     }

@@ -38,7 +38,7 @@ impl State {
         };
         let users = hub.store.all::<User>().await?.into_iter().filter_map(|user| {
             let spec = user.spec.ok()?;
-            Some((user.name, Standing { user_id: user.id, roles: spec.roles, traits: spec.traits }))
+            Some((user.name, Standing::new(user.id, spec)))
         });
         let nodes = hub.store.all::<Node>().await?.into_iter().filter_map(|node| node.spec.ok());
         Ok(Self {

@@ -87,6 +87,8 @@ service! {
     generate_host_certs(GenerateHostCertsRequest) -> GenerateHostCertsReply { hosts::generate_host_certs }
     register_agent(RegisterAgentRequest) -> RegisterAgentReply { machines::register_agent }
     agent_heartbeat(AgentHeartbeatRequest) -> AgentHeartbeatReply { machines::agent_heartbeat }
+    confirm_revision(ConfirmRevisionRequest) -> ConfirmRevisionReply { watch::confirm }
+    await_revision(AwaitRevisionRequest) -> AwaitRevisionReply { watch::await_revision }
     report_presence(ReportPresenceRequest) -> ReportPresenceReply { machines::report_presence }
     emit_audit_events(EmitAuditEventsRequest) -> EmitAuditEventsReply { machines::emit_audit_events }
     start_session(StartSessionRequest) -> StartSessionReply { sessions::start }

@@ -1,11 +1,14 @@
 //! Objects of kinds: one implementation for all of them.
 
+use std::collections::BTreeMap;
+
+use mezite_core::admin::{self, Candidate};
 use mezite_core::audit::{Event, EventType};
 use mezite_core::decode::{decode, parse_json};
-use mezite_core::identity::Identity;
+use mezite_core::identity::{Identity, Since};
 use mezite_core::kind::role::BUILT_IN;
-use mezite_core::kind::{Config, Kind, Lock, Node, NodeSpec, Role, Token, User};
-use mezite_core::lock::{self, Subject};
+use mezite_core::kind::{Config, Kind, Lock, Node, NodeSpec, Role, Token, User, UserSpec};
+use mezite_core::lock;
 use mezite_core::rbac::{Policy, Resource, Roles, Target, Verb, may};
 use mezite_core::{Fault, Invalid};
 use mezite_net::clock;
@@ -101,11 +104,11 @@ pub(super) async fn delete(
         let mut tx = hub.store.begin(clock::now()).await?;
         let object = find::<K>(hub, &name).await?.ok_or_else(|| not_found::<K>(&name))?;
         refuse_lockout(hub, K::KIND, &object.name, None).await?;
-        tx.delete::<K>(&object.name, Expect::from_wire(expected_revision)).await?;
+        let revision = tx.delete::<K>(&object.name, Expect::from_wire(expected_revision)).await?;
         let event = event(hub, K::KIND, Happened::Deleted, &object.name).detail("id", &object.id);
         tx.audit(&caller.sign(event)).await?;
         tx.commit().await?;
-        Ok(DeleteObjectReply {})
+        Ok(DeleteObjectReply { revision })
     })
 }
 
@@ -206,6 +209,8 @@ fn identity(hub: &Hub, user: &LoggedIn) -> Identity {
         traits: user.traits.clone(),
         principals: Vec::new(),
         pinned: true,
+        valid_after: 0,
+        since: Since::default(),
     }
 }
 
@@ -268,27 +273,26 @@ async fn refuse_lockout(hub: &Hub, kind: &str, name: &str, after: Option<&Value>
         (Lock::KIND, Some(lock)) => locks.push(lock::Lock::from_stored(name, lock)),
         _ => return Ok(()),
     }
-    let changed = after.filter(|_| kind == User::KIND).map(roles_of);
-    let administers = |user: &str, roles: &[String]| {
-        roles.iter().any(|role| role == "admin")
-            && lock::first(&locks, Subject { user, roles, ..Subject::default() }, clock::now()).is_none()
-    };
+    let mut users: BTreeMap<String, UserSpec> = BTreeMap::new();
     for user in hub.store.all::<User>().await? {
-        let is_changed = kind == User::KIND && user.name == name;
-        let roles = user.spec.map(|spec| spec.roles).unwrap_or_default();
-        if !is_changed && administers(&user.name, &roles) {
-            return Ok(());
-        }
+        users.extend(user.spec.ok().map(|spec| (user.name, spec)));
     }
-    if changed.is_some_and(|roles| administers(name, &roles)) {
+    if kind == User::KIND {
+        users.remove(name);
+        let changed = after.map(|spec| serde_json::from_value(spec.clone())).transpose();
+        let changed = changed.map_err(|e| Fault::Bug(format!("user {name}: {e}")))?;
+        users.extend(changed.map(|spec| (name.to_owned(), spec)));
+    }
+    users.retain(|_, spec| spec.roles.iter().any(|role| role == admin::ADMIN));
+    let mut candidates = Vec::new();
+    for (name, spec) in users {
+        let factors = hub.store.mfa_devices(&name).await?.into_iter().map(|device| device.name).collect();
+        candidates.push(Candidate { name, spec, factors });
+    }
+    if admin::remains(&candidates, &locks, clock::now()) {
         return Ok(());
     }
     Err(Fault::Conflict("this would leave nobody to administer the cluster".into()))
-}
-
-fn roles_of(user: &Value) -> Vec<String> {
-    let roles = user.get("roles").and_then(Value::as_array);
-    roles.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 const fn resource(kind: &str) -> Resource {

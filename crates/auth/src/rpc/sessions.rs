@@ -1,7 +1,8 @@
 //! SSH sessions: agents tell of them, users list them, administrators end them.
 
 use mezite_core::audit::{Event, EventType};
-use mezite_core::rbac::Resource;
+use mezite_core::lock::Subject;
+use mezite_core::rbac::{Denied, Resource};
 use mezite_core::{Fault, Invalid, kind, name};
 use mezite_net::clock;
 use mezite_proto::v1::*;
@@ -9,6 +10,7 @@ use mezite_store::{Change, Detail, Session, SessionFilter, Tx};
 use time::OffsetDateTime;
 
 use super::{page, reads_all};
+use crate::bursts::Cause;
 use crate::caller::Caller;
 use crate::hub::Hub;
 use crate::join::unlocked_node;
@@ -16,8 +18,8 @@ use crate::join::unlocked_node;
 /// The watched pseudo-kind by which a session is ended.
 pub(crate) const TERMINATION: &str = "termination";
 /// Reasons a session may end for.
-const REASONS: [&str; 9] =
-    ["exit", "disconnect", "terminated", "recording", "locked", "expired", "idle", "moderation", "agent"];
+const REASONS: [&str; 10] =
+    ["exit", "disconnect", "terminated", "recording", "locked", "denied", "expired", "idle", "moderation", "agent"];
 /// Longest text of a session, in bytes; a command line may be longer and is cut by the agent.
 const MAX_TEXT: usize = 4096;
 
@@ -30,9 +32,39 @@ pub(super) async fn start(
     let info = request.session.ok_or_else(|| Invalid::new("session", "is missing"))?;
     let session = from_info(hub, &node, info)?;
     let mut tx = hub.store.begin(clock::now()).await?;
+    // Nobody else writes while `tx` is held: of two sessions that would be one too many, one sees the other.
+    if let Some(denied) = refusal(hub, &session).await? {
+        drop(tx);
+        let mut event = event(hub, denied.event_type(), &session);
+        event.success = false;
+        event.error_message = denied.to_string();
+        if let Ok(reasons) = serde_json::to_value(&denied) {
+            event = event.detail("reasons", reasons);
+        }
+        hub.audit_refusals(vec![(Cause::new(caller.cause().door, &session.user), event)]).await?;
+        return Err(denied.into());
+    }
     begin(hub, &mut tx, &session).await?;
     tx.commit().await?;
     Ok(StartSessionReply {})
+}
+
+/// What only this service knows at the moment when a session starts: a lock that the agent has not heard of, and how many
+/// sessions the user has on other nodes.
+async fn refusal(hub: &Hub, session: &Session) -> Result<Option<Denied>, Fault> {
+    let names = [session.detail.node_name.as_str(), &session.node_id];
+    let user = hub.store.find::<kind::User>(&session.user).await?;
+    let held = user.and_then(|user| user.spec.ok()).map(|spec| spec.roles_at(clock::now())).unwrap_or_default();
+    let subject =
+        Subject { user: &session.user, roles: &held, node: &names, login: &session.login, ..Subject::machine(&names) };
+    if let Some(lock) = hub.locked(subject).await? {
+        return Ok(Some(Denied::locked(&lock)));
+    }
+    let roles = hub.roles().await?;
+    let granting = session.detail.roles.iter().filter_map(|role| roles.get(role));
+    let Some(most) = granting.filter_map(|role| role.options.max_sessions).min() else { return Ok(None) };
+    let live = hub.store.live_sessions(&session.user, &session.id).await?;
+    Ok((live >= u64::from(most)).then(|| Denied::too_many_sessions(most)))
 }
 
 pub(super) async fn end(hub: &Hub, caller: &Caller, request: EndSessionRequest) -> Result<EndSessionReply, Fault> {

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::objects::to_wire;
 use crate::caller::Caller;
 use crate::hub::Hub;
+use crate::issue::user::end_certificates;
 use crate::login::{self, Session};
 
 pub(super) async fn create(hub: &Hub, caller: &Caller, request: CreateUserRequest) -> Result<CreateUserReply, Fault> {
@@ -35,8 +36,8 @@ pub(super) async fn create(hub: &Hub, caller: &Caller, request: CreateUserReques
     Ok(CreateUserReply { user: Some(to_wire(user)?), invite_token, invite_expires_unix, proxy_addr })
 }
 
-/// Gives a user another password, or none and an invite. What the user was logged in with ends; the caller's own session
-/// does not.
+/// Gives a user another password, or none and an invite. What the user was logged in with ends, certificates included; the
+/// caller's own session at the API does not.
 pub(super) async fn reset_password(
     hub: &Hub,
     caller: &Caller,
@@ -58,11 +59,12 @@ pub(super) async fn reset_password(
     };
     tx.revoke_logins(&name, Some(&caller.user()?.token)).await?;
     tx.end_mfa_proofs(&name).await?;
+    let revision = end_certificates(&mut tx, &name).await?;
     let event = hub.event(EventType::UserPasswordChanged).resource("user", &name).detail("method", "reset");
     tx.audit(&caller.sign(event.detail("invited", invite.is_some()))).await?;
     tx.commit().await?;
     let (invite_token, invite_expires_unix) = shown(invite);
-    Ok(ResetPasswordReply { invite_token, invite_expires_unix, proxy_addr: hub.proxy_addr.clone() })
+    Ok(ResetPasswordReply { invite_token, invite_expires_unix, proxy_addr: hub.proxy_addr.clone(), revision })
 }
 
 /// The hash of a password; `None` for none.

@@ -3,12 +3,15 @@
 //! The reader subscribes before it lists, so that no change falls between; a change that the list already shows is passed
 //! over. A reader that falls behind loses its stream and starts again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mezite_core::kind::{Kind, Lock, Node, NodeSpec, Role, User, UserSpec};
-use mezite_core::rbac::Standing;
+use mezite_core::kind::{Kind, Lock, Node, NodeSpec, Role, User};
 use mezite_core::{Fault, Invalid};
-use mezite_proto::v1::{WatchEvent, WatchRequest};
+use mezite_net::tls::PeerRole;
+use mezite_proto::v1::{
+    AwaitRevisionReply, AwaitRevisionRequest, ConfirmRevisionReply, ConfirmRevisionRequest, WatchEvent, WatchRequest,
+};
 use mezite_store::{Change, Object, Store};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,7 +22,8 @@ use tonic::Status;
 use super::Answers;
 use super::sessions::{TERMINATION, node_of};
 use crate::caller::{Caller, Who};
-use crate::hub::Hub;
+use crate::hub::{Hub, standing};
+use crate::watchers::Peer;
 
 /// The pseudo-kind of the trust bundle.
 const TRUST: &str = "trust";
@@ -35,17 +39,20 @@ pub(super) async fn watch(
     if let Some(unknown) = request.kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
         return Err(Invalid::new("kinds", format!("{unknown:?} is not one of {}", KINDS.join(", "))).into());
     }
-    let changes = hub.store.subscribe();
     let reader = Reader::of(hub, caller, request.kinds).await?;
+    let following = reader.decides().then(|| hub.watchers.follow(reader.peer.clone()));
+    let changes = hub.store.subscribe();
+    let revision = hub.store.revision().await?;
     let first = everything(hub, &reader).await?;
     let (sender, receiver) = mpsc::channel(WAITING);
     let hub = Arc::clone(hub);
     tokio::spawn(async move {
+        let _following = following;
         tokio::select! {
             () = hub.stop.cancelled() => {}
             // Also waits while nothing changes.
             () = sender.closed() => {}
-            ended = follow(&hub, &reader, first, changes, &sender) => {
+            ended = follow(&hub, &reader, (first, revision), changes, &sender) => {
                 if let Err(status) = ended {
                     // The reader may be gone.
                     let _ = sender.try_send(Err(status));
@@ -56,25 +63,73 @@ pub(super) async fn watch(
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
+/// A machine has applied a revision.
+pub(super) async fn confirm(
+    hub: &Hub,
+    caller: &Caller,
+    request: ConfirmRevisionRequest,
+) -> Result<ConfirmRevisionReply, Fault> {
+    let (Who::Agent(peer) | Who::Proxy(peer)) = &caller.who else {
+        return Err(Fault::Denied("only agents and proxies may call this".into()));
+    };
+    hub.watchers.confirm(&peer.id, request.revision);
+    Ok(ConfirmRevisionReply {})
+}
+
+/// Waits until a change is in force everywhere it can be. Expected are those that follow the watch, and those that hold or
+/// are held by a tunnel: somebody could come in there.
+pub(super) async fn await_revision(
+    hub: &Hub,
+    _: &Caller,
+    request: AwaitRevisionRequest,
+) -> Result<AwaitRevisionReply, Fault> {
+    let newest = hub.store.revision().await?;
+    if request.revision > newest {
+        return Err(Invalid::new("revision", format!("is newer than the newest, {newest}")).into());
+    }
+    let (nodes, proxies) = hub.presence.online();
+    let mut expected: BTreeSet<Peer> = proxies.iter().map(|id| peer(PeerRole::Proxy, id, id)).collect();
+    for node in hub.store.all::<Node>().await?.iter().filter(|node| nodes.contains(&node.id)) {
+        expected.insert(peer(PeerRole::Agent, &node.id, &node.name));
+    }
+    let settled = hub.watchers.settled(request.revision, &expected).await;
+    Ok(AwaitRevisionReply {
+        confirmed: u32::try_from(settled.confirmed).unwrap_or(u32::MAX),
+        unconfirmed: settled.missing,
+    })
+}
+
+fn peer(role: PeerRole, id: &str, name: &str) -> Peer {
+    let what = if role == PeerRole::Agent { "node" } else { "proxy" };
+    Peer { id: id.to_owned(), name: format!("{what} {name}") }
+}
+
 type Sender = mpsc::Sender<Result<WatchEvent, Status>>;
 
 /// Who watches, and what may be told.
 struct Reader {
     kinds: Vec<String>,
+    peer: Peer,
     /// Id and name of the node whose agent this is; it learns of no other node.
     own: Option<(String, String)>,
 }
 
 impl Reader {
     async fn of(hub: &Hub, caller: &Caller, kinds: Vec<String>) -> Result<Self, Fault> {
-        let own = match &caller.who {
+        match &caller.who {
             Who::Agent(_) => {
                 let node = node_of(hub, caller).await?;
-                Some((node.node_id, node.hostname))
+                let peer = peer(PeerRole::Agent, &node.node_id, &node.hostname);
+                Ok(Self { kinds, peer, own: Some((node.node_id, node.hostname)) })
             }
-            _ => None,
-        };
-        Ok(Self { kinds, own })
+            Who::Proxy(proxy) => Ok(Self { kinds, peer: peer(PeerRole::Proxy, &proxy.id, &proxy.id), own: None }),
+            Who::User(_) | Who::Nobody => Err(Fault::Denied("only agents and proxies may call this".into())),
+        }
+    }
+
+    /// Whether accesses are decided by what is told.
+    fn decides(&self) -> bool {
+        self.kinds.iter().any(|kind| kind == Lock::KIND)
     }
 
     fn wants(&self, kind: &str, name: &str) -> bool {
@@ -93,14 +148,13 @@ impl Reader {
 async fn follow(
     hub: &Hub,
     reader: &Reader,
-    first: Vec<WatchEvent>,
+    (first, revision): (Vec<WatchEvent>, u64),
     mut changes: Receiver<Change>,
     sender: &Sender,
 ) -> Result<(), Status> {
     let gone = |_| Status::cancelled("the reader went away");
     let listed = |kind: &str| first.iter().filter(|event| event.kind == kind).map(|event| event.revision).max();
     let newest: Vec<(&'static str, u64)> = KINDS.map(|kind| (kind, listed(kind).unwrap_or_default())).to_vec();
-    let revision = newest.iter().map(|(_, revision)| *revision).max().unwrap_or_default();
     for event in first {
         sender.send(Ok(event)).await.map_err(gone)?;
     }
@@ -115,8 +169,13 @@ async fn follow(
         let is_wanted = reader.wants(change.kind, &change.name);
         let is_listed =
             newest.iter().any(|(kind, held)| *kind == change.kind && 0 < change.revision && change.revision <= *held);
-        if is_wanted && !is_listed {
-            let event = changed(&hub.store, change).await.map_err(|fault| mezite_proto::status(&fault))?;
+        if is_wanted {
+            let revision = change.revision;
+            let event = match is_listed {
+                // The reader learns that it has this revision, too.
+                true => WatchEvent { revision, ..WatchEvent::default() },
+                false => changed(&hub.store, change).await.map_err(|fault| mezite_proto::status(&fault))?,
+            };
             sender.send(Ok(event)).await.map_err(gone)?;
         }
         // Told first, so that the agent ends at once what runs under its old identity.
@@ -180,12 +239,9 @@ fn event(kind: &str, name: String, revision: u64) -> WatchEvent {
     WatchEvent { kind: kind.into(), name, revision, ..WatchEvent::default() }
 }
 
-/// Of a user, agents and proxies learn that it exists, under which id, and with which roles and traits. One that cannot be
-/// read has none.
+/// Of a user, agents and proxies learn that it exists, under which id, and what it stands for.
 fn user_json(user: &Object<User>) -> Vec<u8> {
-    let UserSpec { roles, traits } = user.spec.clone().unwrap_or_default();
-    let standing = Standing { user_id: user.id.clone(), roles, traits };
-    serde_json::to_vec(&standing).unwrap_or_default()
+    serde_json::to_vec(&standing(user)).unwrap_or_default()
 }
 
 fn trust_json(hub: &Hub) -> Vec<u8> {

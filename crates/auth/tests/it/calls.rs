@@ -52,6 +52,7 @@ const CALLS: &[(&str, &str)] = &[
     ("CreateToken", "A"),
     ("TerminateSession", "A"),
     ("PreviewRole", "A"),
+    ("AwaitRevision", "A"),
     ("RegisterAgent", "G"),
     ("AgentHeartbeat", "G"),
     ("StartSession", "G"),
@@ -60,6 +61,7 @@ const CALLS: &[(&str, &str)] = &[
     ("ProveSessionMfa", "G"),
     ("EmitAuditEvents", "GP"),
     ("Watch", "GP"),
+    ("ConfirmRevision", "GP"),
     ("ReportPresence", "P"),
 ];
 

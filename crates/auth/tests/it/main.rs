@@ -4,6 +4,7 @@
 mod audit_export;
 mod calls;
 mod cluster;
+mod force;
 mod join;
 mod login;
 mod mfa;

@@ -118,6 +118,24 @@ async fn whoever_enrolled_an_authenticator_is_asked_for_a_code_once_per_step() {
 }
 
 #[tokio::test]
+async fn a_locked_factor_counts_and_opens_nothing() {
+    let cluster = Cluster::new().await;
+    let mut alice = cluster.new_user("alice", &["access"], &[]).await;
+    let (secret, step) = enrol(&mut alice, "phone").await;
+    let mut admin = cluster.admin().await;
+    let lock = crate::force::lock(&mut admin, "mfa_device", "alice/phone").await;
+    let code = totp::code(&secret, step + 1);
+    let without = cluster.login("alice", PASSWORD).await.unwrap_err();
+    assert_eq!(without.code(), Code::FailedPrecondition, "the factor is not gone");
+    let with = cluster.login_with("alice", PASSWORD, &code).await.unwrap_err();
+    assert_eq!(with.code(), Code::Unauthenticated);
+    assert_eq!(remove(&mut alice, "phone", &code).await.unwrap_err().code(), Code::PermissionDenied);
+    let delete = DeleteObjectRequest { kind: "lock".into(), name: lock.name, expected_revision: None };
+    admin.client.delete_object(admin.with(delete)).await.unwrap();
+    cluster.login_with("alice", PASSWORD, &code).await.expect("no code was used up meanwhile");
+}
+
+#[tokio::test]
 async fn of_parallel_logins_with_one_code_one_gets_in() {
     let cluster = std::sync::Arc::new(Cluster::new().await);
     let mut alice = cluster.new_user("alice", &["access"], &[]).await;

@@ -272,6 +272,8 @@ async fn a_proof_ends_with_what_it_stands_on() {
                 let (old_password, new_password) = (PASSWORD.to_owned(), "another fine password".to_owned());
                 let change = ChangePasswordRequest { old_password, new_password, otp };
                 user.caller.client.change_password(user.caller.with(change)).await.unwrap();
+                // Those of before have ended with it.
+                user.certificate = certificate(&mut user.caller).await;
             }
             _ => {
                 put(&cluster, "lock", "stop", serde_json::json!({ "target_type": "user", "target": name })).await;

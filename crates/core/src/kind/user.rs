@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::{Kind, MAX_LIST, Reference, Role, role_names};
 use crate::error::Invalid;
-use crate::name;
+use crate::{name, when};
 
 /// Marker of the kind `user`.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,9 @@ pub enum User {}
 
 /// Attributes of a user: the trait `logins` gives `{{internal.logins}}`, each trait gives `{{external.NAME}}`.
 pub type Traits = BTreeMap<String, Vec<String>>;
+
+/// When a role ends for a user, by the name of the role.
+pub type Expires = BTreeMap<String, OffsetDateTime>;
 
 /// What an administrator says about a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,25 @@ pub struct UserSpec {
     /// Attributes that role templates refer to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub traits: Traits,
+    /// First moment at which a role of [`UserSpec::roles`] is not held any more; one that is not named stays.
+    #[serde(default, with = "when::map", skip_serializing_if = "BTreeMap::is_empty")]
+    pub expires: Expires,
+}
+
+impl UserSpec {
+    /// The roles held at `now`: whoever decides by roles asks this.
+    pub fn roles_at(&self, now: OffsetDateTime) -> Vec<String> {
+        in_force(&self.roles, &self.expires, now).cloned().collect()
+    }
+}
+
+/// Those of `roles` that have not run out at `now`.
+pub(crate) fn in_force<'a>(
+    roles: &'a [String],
+    expires: &'a Expires,
+    now: OffsetDateTime,
+) -> impl Iterator<Item = &'a String> {
+    roles.iter().filter(move |role| expires.get(*role).is_none_or(|end| *end > now))
 }
 
 /// Most traits of one user.
@@ -42,6 +65,9 @@ impl Kind for User {
     fn validate(name: &str, spec: &UserSpec) -> Result<(), Invalid> {
         name::user(name)?;
         role_names("roles", &spec.roles)?;
+        if let Some(other) = spec.expires.keys().find(|role| !spec.roles.contains(role)) {
+            return Err(Invalid::new(format!("expires.{other}"), "names no role of the user"));
+        }
         validate_traits(&spec.traits)?;
         // Of all traits only this one is a list of OS users, and what no system takes would be a login that never works.
         let logins = spec.traits.get("logins").into_iter().flatten();

@@ -75,6 +75,8 @@ pub struct Policy<'a> {
 #[derive(Debug)]
 pub(super) struct Rules<'a> {
     role: &'a str,
+    /// A role that the certificate does not name refuses, and grants nothing.
+    grants: bool,
     options: &'a RoleOptions,
     /// Whether the identity's certificate is pinned.
     pinned: bool,
@@ -90,11 +92,14 @@ pub(super) struct Rules<'a> {
 impl<'a> Policy<'a> {
     /// Prepares the rules of `identity`.
     pub fn new(identity: &'a Identity, roles: &'a Roles) -> Self {
-        let variables = Variables { user: &identity.user, traits: &identity.traits };
+        let variables = |traits| Variables { user: &identity.user, traits };
+        let allow = variables(&identity.traits);
+        let deny = variables(identity.since.traits.as_ref().unwrap_or(&identity.traits));
         let mut policy = Self { rules: Vec::new(), missing: Vec::new() };
-        for role in &identity.roles {
+        let named = identity.roles.iter().map(|role| (role, true));
+        for (role, grants) in named.chain(identity.since.roles.iter().map(|role| (role, false))) {
             match roles.get(role) {
-                Some(spec) => policy.rules.push(Rules::new(role, spec, variables, identity.pinned)),
+                Some(spec) => policy.rules.push(Rules::new((role, grants), spec, (allow, deny), identity.pinned)),
                 None => policy.missing.push(role),
             }
         }
@@ -170,7 +175,7 @@ impl<'a> Policy<'a> {
         let matching = self.rules.iter().filter(|rules| matching.contains(&rules.role));
         let moderation: Vec<Requirement> =
             matching.flat_map(|rules| rules.moderation.iter().flatten()).cloned().collect();
-        let all = || self.rules.iter().map(|rules| rules.options);
+        let all = || self.rules.iter().filter(|rules| rules.grants).map(|rules| rules.options);
         let granting_options =
             || self.rules.iter().filter(|rules| granting.contains(&rules.role)).map(|rules| rules.options);
         let any = |wanted: fn(&RoleOptions) -> bool| granting_options().any(wanted);
@@ -218,18 +223,24 @@ struct Evaluation<'a> {
 }
 
 impl<'a> Rules<'a> {
-    fn new(role: &'a str, spec: &'a RoleSpec, variables: Variables<'_>, pinned: bool) -> Self {
+    fn new(
+        (role, grants): (&'a str, bool),
+        spec: &'a RoleSpec,
+        (allow, deny): (Variables<'_>, Variables<'_>),
+        pinned: bool,
+    ) -> Self {
         Self {
             role,
+            grants,
             options: &spec.options,
             pinned,
             moderation: spec.options.require_session_join.iter().map(|entry| Requirement::new(role, entry)).collect(),
             allow_joins: &spec.allow.join_sessions,
             deny_joins: &spec.deny.join_sessions,
-            allow_nodes: Matcher::new(&spec.allow.node_labels, variables),
-            allow_logins: expand_logins(&spec.allow.logins, variables),
-            deny_nodes: Matcher::new(&spec.deny.node_labels, variables),
-            deny_logins: DeniedLogins::new(&spec.deny.logins, variables),
+            allow_nodes: Matcher::new(&spec.allow.node_labels, allow),
+            allow_logins: expand_logins(&spec.allow.logins, allow),
+            deny_nodes: Matcher::new(&spec.deny.node_labels, deny),
+            deny_logins: DeniedLogins::new(&spec.deny.logins, deny),
         }
     }
 
@@ -263,8 +274,8 @@ impl<'a> Rules<'a> {
             evaluation.reasons.extend(self.unsupported());
             evaluation.matching.push(self.role);
         }
-        evaluation.node_allowed |= nodes == Ok(true);
-        if nodes == Ok(true) && logins == Ok(true) {
+        evaluation.node_allowed |= self.grants && nodes == Ok(true);
+        if self.grants && nodes == Ok(true) && logins == Ok(true) {
             evaluation.granting.push(self.role);
         }
     }
@@ -332,14 +343,17 @@ impl<'a> Evaluation<'a> {
 }
 
 pub(super) fn locked(question: &Question<'_>) -> Option<Reason> {
-    let Question { identity, target, locks, now, .. } = *question;
+    let Question { identity, target, login, locks, now, .. } = *question;
+    let names = [target.name, target.node_id];
     let subject = Subject {
         user: &identity.user,
         roles: &identity.roles,
-        agent: &[target.name, target.node_id],
-        ..Subject::default()
+        node: &names,
+        login: login.unwrap_or_default(),
+        ..Subject::machine(&names)
     };
-    let lock = lock::first(locks, subject, now)?;
+    let since = Subject { roles: &identity.since.roles, ..Subject::default() };
+    let lock = lock::first(locks, subject, now).or_else(|| lock::first(locks, since, now))?;
     Some(Reason::Locked { lock: lock.name.clone(), message: lock.message().to_owned() })
 }
 

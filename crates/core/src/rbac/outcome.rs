@@ -11,6 +11,7 @@ use super::moderation::Requirement;
 use crate::audit::EventType;
 use crate::error::Fault;
 use crate::kind::role::{JoinMode, RecordExec};
+use crate::lock::Lock;
 
 /// Proof that [`super::check`] allowed an access. What needs the check takes this as an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Permit {
         self.client_idle_timeout
     }
 
-    /// Most sessions on one connection.
+    /// Most sessions of the user, on all nodes.
     pub fn max_sessions(&self) -> Option<u32> {
         self.max_sessions
     }
@@ -154,6 +155,11 @@ pub enum Reason {
         /// The most.
         most: u32,
     },
+    /// The user has as many sessions as the roles allow.
+    TooManySessions {
+        /// The most.
+        most: u32,
+    },
     /// A deny rule of the role matches the node.
     DeniedNode {
         /// Name of the role.
@@ -225,6 +231,13 @@ pub enum Reason {
     UserGone,
     /// The user does not hold a role of the certificate any more.
     RoleWithdrawn {
+        /// Name of the role.
+        role: String,
+    },
+    /// The user's password was changed after the certificate was issued.
+    PasswordChanged,
+    /// A role of the certificate was given to the user for a time, which is over.
+    RoleExpired {
         /// Name of the role.
         role: String,
     },
@@ -327,6 +340,16 @@ impl Denied {
         Self { reasons: vec![Reason::TooManyConnections { most }] }
     }
 
+    /// The refusal of a session that the permit allows and that is one too many.
+    pub fn too_many_sessions(most: u32) -> Self {
+        Self { reasons: vec![Reason::TooManySessions { most }] }
+    }
+
+    /// The refusal by a lock.
+    pub fn locked(lock: &Lock) -> Self {
+        Self { reasons: vec![Reason::Locked { lock: lock.name.clone(), message: lock.message().to_owned() }] }
+    }
+
     /// All reasons, at least one.
     pub fn reasons(&self) -> &[Reason] {
         &self.reasons
@@ -395,6 +418,11 @@ impl fmt::Display for Reason {
                 "your roles allow {most} connection{} at a time; close one first",
                 if *most == 1 { "" } else { "s" }
             ),
+            Self::TooManySessions { most } => write!(
+                f,
+                "your roles allow {most} session{} at a time; end one first",
+                if *most == 1 { "" } else { "s" }
+            ),
             Self::DeniedNode { role } => write!(f, "role {role} denies this node"),
             Self::DeniedLogin { role } => write!(f, "role {role} denies this login"),
             Self::DenyFailed { role, error } => write!(f, "a deny rule of role {role} cannot be evaluated ({error})"),
@@ -420,6 +448,10 @@ impl fmt::Display for Reason {
             Self::RoleWithdrawn { role } => {
                 write!(f, "the user does not hold role {role} of the certificate any more; run msh login")
             }
+            Self::PasswordChanged => {
+                f.write_str("the password was changed after the certificate was issued; run msh login")
+            }
+            Self::RoleExpired { role } => write!(f, "the user held role {role} until now, and that time is over"),
             Self::TraitWithdrawn { name } => {
                 write!(f, "the user does not have all {name} of the certificate any more; run msh login")
             }

@@ -9,7 +9,7 @@ use super::check::{Policy, Question, Roles, Target};
 use super::outcome::Proof;
 use super::principals::logins_for;
 use super::standing::Standing;
-use crate::identity::Identity;
+use crate::identity::{Identity, Since};
 use crate::lock::Lock;
 
 /// The cluster at one moment, as a survey asks about it.
@@ -27,17 +27,21 @@ pub struct Survey<'a> {
 pub type Access = (String, String);
 
 impl Survey<'_> {
-    /// The identity of a certificate that the user would get now. With roles that give no certificate it names no login.
+    /// The identity of a certificate that the user would get at the moment. With roles that give no certificate it names no
+    /// login.
     pub fn identity(&self, name: &str, user: &Standing) -> Identity {
+        let roles = user.roles_at(self.now);
         Identity {
             user_id: user.user_id.clone(),
             user: name.to_owned(),
             cluster: String::new(),
-            roles: user.roles.clone(),
+            principals: logins_for(name, &user.traits, &roles, self.roles).unwrap_or_default(),
+            roles,
             traits: user.traits.clone(),
-            principals: logins_for(name, &user.traits, &user.roles, self.roles).unwrap_or_default(),
             // It would be where a role asks for it.
             pinned: true,
+            valid_after: 0,
+            since: Since::default(),
         }
     }
 
@@ -74,8 +78,7 @@ impl Survey<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::parse_role;
-    use crate::kind::user::Traits;
+    use crate::kind::{UserSpec, parse_role};
     use crate::labels::Labels;
 
     fn roles(list: &[(&str, serde_json::Value)]) -> Roles {
@@ -91,7 +94,8 @@ mod tests {
         let narrow = serde_json::json!({
             "allow": {"node_labels": {"env": "prod"}, "logins": ["dev", "{{user.name}}"]}, "deny": {"logins": ["root"]}
         });
-        let user = Standing { user_id: "u".into(), roles: vec!["ops".into()], traits: Traits::new() };
+        let spec = UserSpec { roles: vec!["ops".into()], ..UserSpec::default() };
+        let user = Standing::new("u", spec);
         let (prod, test) = (Labels::from([("env".into(), "prod".into())]), Labels::new());
         let targets = [("prod-1", &prod), ("test-1", &test)];
         let accesses = |spec: &serde_json::Value| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mezite_core::audit::Event;
+use mezite_core::identity::Since;
 use mezite_core::kind::role::{BUILT_IN, RecordExec, built_in};
 use mezite_core::kind::user::Traits;
 use mezite_core::kind::{RoleSpec, parse_role};
@@ -34,6 +35,9 @@ struct Corpus {
 #[serde(deny_unknown_fields)]
 struct Case {
     roles: Vec<String>,
+    #[serde(default)]
+    since: Vec<String>,
+    since_traits: Option<Traits>,
     principals: Option<Vec<String>>,
     labels: Labels,
     login: Option<String>,
@@ -78,6 +82,8 @@ fn run(what: &str, case: &Case, traits: &Traits, roles: &Roles) {
         traits: traits.clone(),
         principals: case.principals.clone().unwrap_or_else(|| case.login.iter().cloned().collect()),
         pinned: case.pinned,
+        valid_after: 0,
+        since: Since { roles: case.since.clone(), traits: case.since_traits.clone() },
     };
     let locks: Vec<Lock> = case.locks.iter().map(|spec| Lock::from_stored("lock", spec)).collect();
     let target = Target { node_id: NODE_ID, name: "web-01", labels: &case.labels };

@@ -1,6 +1,7 @@
 //! What holds for every set of roles: a deny never allows, order does not matter, an error never allows, an empty trait
 //! matches nothing.
 
+use mezite_core::identity::Since;
 use mezite_core::kind::RoleSpec;
 use mezite_core::kind::role::{JoinMode, JoinRequirement, OnLeave, SessionMfa};
 use mezite_core::kind::user::Traits;
@@ -93,6 +94,29 @@ fn usual() -> Traits {
 const PROVEN: Proof = Proof::Proven(Factor::Totp);
 
 proptest! {
+    /// What a user is given after the login refuses as it would in a certificate, and allows nothing.
+    #[test]
+    fn a_role_given_since_never_allows(
+        held in prop::collection::vec(role(), 1..3), more in role(), labels in labels(), login in login()
+    ) {
+        let names: Vec<String> = (0..held.len()).map(|i| format!("r{i}")).collect();
+        let mut roles: Roles = names.iter().cloned().zip(held).collect();
+        roles.insert("more".into(), more);
+        let identity = Identity {
+            user: "alice".into(), roles: names.clone(), traits: usual(), principals: vec![login.clone()],
+            ..Identity::default()
+        };
+        let decided = |identity: &Identity| check(&Question {
+            identity, roles: &roles, target: Target { node_id: "n1", name: "web-01", labels: &labels },
+            login: Some(&login), locks: &[], proof: PROVEN, now: OffsetDateTime::UNIX_EPOCH,
+        }).is_ok();
+        let since = Since { roles: vec!["more".into()], traits: None };
+        let bound = decided(&Identity { since, ..identity.clone() });
+        let renewed = { let mut all = names; all.push("more".into()); decided(&Identity { roles: all, ..identity.clone() }) };
+        prop_assert!(!bound || decided(&identity), "it has allowed");
+        prop_assert!(!bound || renewed, "it refuses less than in a certificate");
+    }
+
     #[test]
     fn a_deny_never_allows(
         held in prop::collection::vec(role(), 1..4), deny in side(), labels in labels(), login in login()

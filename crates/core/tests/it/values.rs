@@ -148,7 +148,7 @@ fn alice() -> Identity {
         roles: vec!["access".into(), "dev".into()],
         traits: Traits::from([("logins".into(), vec!["ubuntu".into()])]),
         principals: vec!["ubuntu".into()],
-        pinned: false,
+        ..Identity::default()
     }
 }
 
@@ -230,6 +230,17 @@ fn kinds_refuse_what_is_wrong_and_say_where() {
     {
         assert_eq!(refused::<Lock>("l", lock(kind, target)), "valid");
     }
+    for (kind, target) in [("node", "web"), ("node", id), ("login", "root"), ("mfa_device", "bob/phone")] {
+        assert_eq!(refused::<Lock>("l", lock(kind, target)), "valid");
+    }
+    for (kind, target) in [("node", "a b"), ("login", "ro ot"), ("mfa_device", "phone"), ("mfa_device", "bob/a/b")] {
+        assert!(refused::<Lock>("l", lock(kind, target)).starts_with("target: "), "{kind} {target}");
+    }
+    assert_eq!(
+        refused::<User>("alice", json!({"roles": ["a"], "expires": {"b": "2026-03-24T15:00:00Z"}})),
+        "expires.b: names no role of the user"
+    );
+    assert!(refused::<User>("alice", json!({"roles": ["a"], "expires": {"a": "soon"}})).contains("is not a time"));
     assert!(refused::<Lock>("l", lock("planet", "x")).starts_with("target_type: \"planet\" is not one of user, role"));
     assert_eq!(
         refused::<Lock>("l", lock("user", "*")),
@@ -285,7 +296,11 @@ fn specs_round_trip_through_storage() {
     });
     same(&NodeSpec { node_id: "x".into(), hostname: "web".into(), version: "0.1.0".into(), ..NodeSpec::default() });
     same(&ConfigSpec { value: "8h".into() });
-    same(&UserSpec { roles: vec!["a".into()], traits: Traits::from([("t".into(), vec!["v".into()])]) });
+    same(&UserSpec {
+        roles: vec!["a".into()],
+        traits: Traits::from([("t".into(), vec!["v".into()])]),
+        expires: [("a".to_owned(), expires)].into(),
+    });
 }
 
 fn label() -> impl Strategy<Value = (String, String)> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mezite_core::audit::EventType;
 use mezite_core::identity::Identity;
 use mezite_core::lock::{self, Subject};
-use mezite_core::rbac;
+use mezite_core::rbac::{self, Denied};
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{AuthMethod, AuthRequest, Credential, DisconnectReason, Event, Incoming, Method, OpenFailure};
@@ -102,16 +102,20 @@ fn admit(front: &Front, view: &View, certificate: &Certificate) -> Result<User, 
     let other = |reason: String| (EventType::AccessDeniedCertificate, reason);
     let mut identity =
         Identity::from_certificate(&certificate.key_id, &certificate.principals, certificate.extension_texts())
-            .map_err(|e| other(e.to_string()))?;
+            .map_err(|e| other(e.to_string()))?
+            .since_unix(certificate.valid_after);
     identity.pinned = certificate.source_addresses().is_some();
     if identity.cluster != front.cluster_name {
         return Err(other(format!("the certificate is of cluster {}", escape_control(&identity.cluster))));
     }
-    rbac::standing(&identity, &view.users).map_err(|denied| (denied.event_type(), denied.to_string()))?;
-    let subject = Subject { user: &identity.user, roles: &identity.roles, ..Default::default() };
-    if let Some(lock) = lock::first(&view.locks, subject, clock::now()) {
-        let reason = format!("access denied: locked ({}): {}", lock.name, lock.message());
-        return Err((EventType::AccessDeniedLocked, reason));
+    let now = clock::now();
+    let told = |denied: Denied| (denied.event_type(), denied.to_string());
+    let bound = rbac::standing(&identity, &view.users, now).map_err(told)?;
+    for roles in [&bound.roles, &bound.since.roles] {
+        let subject = Subject { user: &identity.user, roles, ..Default::default() };
+        if let Some(lock) = lock::first(&view.locks, subject, now) {
+            return Err(told(Denied::locked(lock)));
+        }
     }
     Ok(User {
         identity: Arc::new(identity),

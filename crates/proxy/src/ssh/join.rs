@@ -47,11 +47,14 @@ impl Join {
 
     /// Decides, dials and relays to the end.
     pub(super) async fn run(self, request: ChannelRequest) {
+        // Before the view is read: what comes of an older one is waited for.
+        let held = self.front.cluster.hold();
         let (session, revision) = match self.decide_now() {
             Ok(decided) => decided,
             Err(Refused::Unreachable(reason)) => return request.reject(OpenFailure::ConnectFailed, &reason),
             Err(Refused::Denied(session, denied)) => return self.deny(request, &session, &denied),
         };
+        held.settle(revision);
         let dial_id = clock::uuid();
         let about = DialInfo {
             user: self.user.identity.user.clone(),
@@ -67,7 +70,7 @@ impl Join {
                 let channel = request.accept();
                 tokio::select! {
                     () = relay(channel, stream) => {}
-                    () = cut(&self.front, &self.user, live, |view| self.decide(view, &session).is_ok()) => {}
+                    () = cut(&self.front, &self.user, live, &held, |view| self.decide(view, &session).is_ok()) => {}
                 }
             }
             Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", session.node_name)),
@@ -110,7 +113,7 @@ impl Join {
             proof: Proof::AskedLater,
             now: clock::now(),
         };
-        rbac::standing(&self.user.identity, &view.users)?;
+        let bound = rbac::standing(&self.user.identity, &view.users, clock::now())?;
         // A session whose owner may not be there any more is about to end.
         let owner = rbac::check(&asked(&session.identity, session.login.as_deref()))?;
         let joining = Joining {
@@ -119,7 +122,7 @@ impl Join {
             owner_roles: &session.identity.roles,
             requirements: owner.moderation(),
         };
-        rbac::may_join_somehow(&asked(&self.user.identity, None), joining)
+        rbac::may_join_somehow(&asked(&bound, None), joining)
     }
 
     fn grant(&self, revision: u64) -> v1::Grant {

@@ -10,7 +10,7 @@ use mezite_core::route::{self, Candidate, Route};
 use mezite_core::text::escape_control;
 use mezite_net::clock;
 use mezite_net::ssh::{Channel, ChannelEvent, ChannelReader, ChannelRequest, OpenFailure};
-use mezite_net::watch::View;
+use mezite_net::watch::{Held, View};
 use mezite_proto::v1;
 use tokio::sync::Semaphore;
 
@@ -62,6 +62,8 @@ enum Refused {
 impl Jump {
     /// Decides, dials and relays to the end.
     pub(super) async fn run(self, request: ChannelRequest) {
+        // Before the view is read: what comes of an older one is waited for.
+        let held = self.front.cluster.hold();
         let decided = match self.decide_now() {
             Ok(decided) => decided,
             Err(refused) => return self.refuse(request, refused),
@@ -80,15 +82,16 @@ impl Jump {
             let denied = Denied::too_many_connections(most.unwrap_or_default());
             return self.refuse(request, Refused::Denied(decided.node, denied));
         };
-        match self.front.tunnels.dial(&decided.node.id, dial_id, self.grant(&decided)).await {
-            Ok(stream) => {
-                let channel = request.accept();
-                tokio::select! {
-                    () = relay(channel, stream) => {}
-                    () = cut(&self.front, &self.user, live, |view| self.decide(view).is_ok()) => {}
-                }
+        held.settle(decided.revision);
+        let carry = async {
+            match self.front.tunnels.dial(&decided.node.id, dial_id, self.grant(&decided)).await {
+                Ok(stream) => relay(request.accept(), stream).await,
+                Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", decided.node.name)),
             }
-            Err(error) => request.reject(OpenFailure::ConnectFailed, &format!("{}: {error}", decided.node.name)),
+        };
+        tokio::select! {
+            () = carry => {}
+            () = cut(&self.front, &self.user, live, &held, |view| self.decide(view).is_ok()) => {}
         }
     }
 
@@ -149,6 +152,7 @@ impl Jump {
     }
 
     fn decide_for(&self, view: &View, node: Candidate<'_>) -> Result<Decided, Refused> {
+        let now = clock::now();
         let Some(listed) = view.nodes.get(node.name) else { return Err(Refused::Unknown(None)) };
         let question = Question {
             identity: &self.user.identity,
@@ -158,10 +162,11 @@ impl Jump {
             locks: &view.locks,
             // The node asks for a second factor before it lets anybody in.
             proof: Proof::AskedLater,
-            now: clock::now(),
+            now,
         };
         let named = Named { name: node.name.to_owned(), id: node.id.to_owned() };
-        match rbac::standing(&self.user.identity, &view.users).and_then(|()| rbac::check(&question)) {
+        let bound = rbac::standing(&self.user.identity, &view.users, now);
+        match bound.and_then(|identity| rbac::check(&Question { identity: &identity, ..question })) {
             Ok(permit) => Ok(Decided { node: named, permit, revision: view.revision }),
             Err(denied) if denied.hides_node() => Err(Refused::Unknown(Some((named, denied)))),
             Err(denied) => Err(Refused::Denied(named, denied)),
@@ -187,22 +192,26 @@ impl Jump {
 
 /// Comes back when a connection to a node must end: the answer is no now, the certificate ran out, or an administrator ended
 /// its session.
-pub(super) async fn cut(front: &Front, user: &User, live: LiveDial, is_allowed: impl Fn(&View) -> bool) {
+pub(super) async fn cut(front: &Front, user: &User, live: LiveDial, held: &Held, is_allowed: impl Fn(&View) -> bool) {
     let mut cluster = front.cluster.clone();
     let left = user.valid_before.saturating_sub(clock::now_unix());
     let expiry = tokio::time::sleep(Duration::from_secs(left));
     tokio::pin!(expiry);
     loop {
+        // What the view says by itself: a role of the user runs out.
+        let next_end = |view: &View| view.users.get(&user.identity.user).and_then(|user| user.next_end(clock::now()));
+        let end = cluster.last().and_then(|view| next_end(&view));
         tokio::select! {
             () = &mut expiry => break,
             () = live.terminated() => break,
-            () = cluster.changed() => {
-                let view = cluster.last();
-                if view.is_some_and(|view| !is_allowed(&view)) {
-                    break;
-                }
-            }
+            () = cluster.changed() => {}
+            () = clock::sleep_until(end) => {}
         }
+        let Some(view) = cluster.last() else { continue };
+        if !is_allowed(&view) {
+            break;
+        }
+        held.settle(view.revision);
     }
     tokio::time::sleep(CUT_AFTER).await;
 }

@@ -51,7 +51,8 @@ pub(crate) async fn create(
     // Before the body is looked at: whoever may not do this is noted, whatever was sent.
     only_admin(&web, &caller, "make users").await?;
     let Json(UserRequest { username, roles, traits, password }) = body?;
-    let spec = serde_json::to_vec(&UserSpec { roles, traits }).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let spec = serde_json::to_vec(&UserSpec { roles, traits, ..UserSpec::default() })
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
     let request = v1::CreateUserRequest { name: username.clone(), spec, password };
     let v1::CreateUserReply { invite_token, invite_expires_unix, .. } =
         web.auth.create_user(caller.request(request)).await?.into_inner();

@@ -36,6 +36,21 @@ fn terminate_leaves_no_process_on_a_terminal() {
     terminate(&user, &spec);
 }
 
+/// Processes that fork and exit all the time: none of them is there for long enough to be found and killed by its number.
+#[test]
+fn terminate_leaves_no_process_that_forks_and_exits() {
+    let Some(user) = User::create(&[]) else { return };
+    let name = format!("mezite-test-{}", std::process::id());
+    let Some(parent) = mezite_session::session_groups(&name) else { return };
+    let script = b"trap '' HUP TERM INT
+        printf '#!/bin/sh\n\"$0\" & exit\n' >comet; chmod +x comet
+        for n in 1 2 3 4; do setsid ./comet & done; echo ready >ready
+        while :; do sleep 1; done";
+    terminate(&user, &SessionSpec { cgroup: Some(parent.clone()), ..user.spec(Command::Exec(script.to_vec())) });
+    mezite_session::sweep_groups(&parent);
+    std::fs::remove_dir(&parent).expect("the group of the session is gone with it");
+}
+
 #[test]
 fn a_leader_that_heeds_the_hang_up_ends_by_it() {
     let Some(user) = User::create(&[]) else { return };

@@ -1,16 +1,16 @@
 //! `locks`.
 
+use mezite_client::admin::refused;
 use mezite_client::error::invalid;
 use mezite_client::{Error, Result, cli};
 use mezite_core::kind::lock::TargetType;
-use mezite_core::kind::{Kind, Lock, LockSpec, Role, User};
+use mezite_core::kind::{Kind, Lock, LockSpec, Node, Role, User};
 use mezite_core::text::{Table, escape_control};
 use mezite_core::{Fault, when};
 use mezite_net::clock;
-use mezite_proto::v1::Object;
-use serde_json::Value;
+use mezite_proto::v1::{self, Object};
 
-use super::{Context, encode, record, records, spec};
+use super::{Context, encode, force, record, records, spec};
 use crate::args::{CreateLock, DeleteLock, Locks};
 
 pub(super) async fn run(mut context: Context, command: Locks) -> Result<()> {
@@ -46,41 +46,72 @@ fn table(locks: &[Object]) -> Table {
 }
 
 async fn create(mut context: Context, args: CreateLock) -> Result<()> {
-    let (target_type, target) = match (args.user, args.role, args.kind, args.name) {
-        (Some(user), None, None, None) => (TargetType::User, user),
-        (None, Some(role), None, None) => (TargetType::Role, role),
-        (None, None, Some(kind), Some(name)) => (target_type("--type", &kind)?, name),
-        _ => return Err(invalid("", "give one of --user, --role, or --type with --name")),
+    let (target_type, target) = match (args.target.named(), args.kind, args.name) {
+        (Some(named), None, None) => named,
+        (None, Some(kind), Some(name)) => (target_type("--type", &kind)?, name),
+        _ => return Err(invalid("", "give one target by a flag, or --type with --name")),
     };
     let expires = args.ttl.map(|ttl| clock::now() + ttl.0);
     let lock = LockSpec { target_type, target, message: args.message, expires };
     let name = clock::uuid();
     Lock::validate(&name, &lock)?;
     let stored = context.admin.put(Lock::KIND, &name, encode(&lock)?, Some(0)).await?;
+    let force = force::wait(&mut context, stored.revision).await;
     // A lock may come before its target, but one with a typo locks nobody.
-    let kind = match lock.target_type {
-        TargetType::User => Some(User::KIND),
-        TargetType::Role => Some(Role::KIND),
-        _ => None,
-    };
-    if let Some(kind) = kind
-        && let Err(Error::Fault(Fault::NotFound(_))) = context.admin.get(kind, &lock.target).await
-    {
+    if !is_known(&mut context, &lock).await? {
+        let kind = lock.target_type.as_str();
         eprintln!("mezctl: warning: there is no {kind} {} so far", escape_control(&lock.target));
     }
     let target = format!("{} {}", lock.target_type.as_str(), escape_control(&lock.target));
-    context.format.print_text(&record(&stored), |_| format!("Locked {target} (lock {name})\n"))
+    let mut record = record(&stored);
+    let mut done = format!("Locked {target} (lock {name})\n");
+    if let (Some(force), Some(fields)) = (force, record.as_object_mut()) {
+        fields.insert("confirmed".into(), force.confirmed.into());
+        if force.unconfirmed.is_empty() {
+            done += &format!("In force on {}\n", count(force.confirmed.into(), "agent or proxy", "agents and proxies"));
+        }
+        fields.insert("unconfirmed".into(), force.unconfirmed.into());
+    }
+    context.format.print_text(&record, |_| done)
+}
+
+/// Whether the target is there. An OS login is known on its nodes only.
+async fn is_known(context: &mut Context, lock: &LockSpec) -> Result<bool> {
+    let found = match lock.target_type {
+        TargetType::User => context.admin.get(User::KIND, &lock.target).await.map(drop),
+        TargetType::Role => context.admin.get(Role::KIND, &lock.target).await.map(drop),
+        TargetType::Agent | TargetType::AgentIdentity | TargetType::Node => {
+            context.admin.get(Node::KIND, &lock.target).await.map(drop)
+        }
+        TargetType::Login => Ok(()),
+        TargetType::MfaDevice => {
+            let (user, device) = lock.target.split_once('/').unwrap_or_default();
+            let request = context.admin.request(v1::ListMfaRequest { user: user.to_owned() })?;
+            match context.admin.auth.list_mfa(request).await.map_err(refused) {
+                Ok(reply) => return Ok(reply.into_inner().factors.iter().any(|factor| factor.name == device)),
+                Err(error) => Err(error),
+            }
+        }
+    };
+    match found {
+        Err(Error::Fault(Fault::NotFound(_))) => Ok(false),
+        found => found.map(|()| true),
+    }
+}
+
+/// `1 agent or proxy`, `3 agents and proxies`.
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 async fn delete(mut context: Context, args: DeleteLock) -> Result<()> {
-    let names = match (args.lock, args.user, args.role, args.target_type, args.target_name) {
-        (Some(lock), None, None, None, None) => vec![lock],
-        (None, Some(user), None, None, None) => locks_of(&mut context, TargetType::User, &user).await?,
-        (None, None, Some(role), None, None) => locks_of(&mut context, TargetType::Role, &role).await?,
-        (None, None, None, Some(kind), Some(target)) => {
+    let names = match (args.lock, args.target.named(), args.target_type, args.target_name) {
+        (Some(lock), None, None, None) => vec![lock],
+        (None, Some((kind, target)), None, None) => locks_of(&mut context, kind, &target).await?,
+        (None, None, Some(kind), Some(target)) => {
             locks_of(&mut context, target_type("--target-type", &kind)?, &target).await?
         }
-        _ => return Err(invalid("", "give one of a lock, --user, --role, or --target-type with --target-name")),
+        _ => return Err(invalid("", "give a lock, one target by a flag, or --target-type with --target-name")),
     };
     for name in &names {
         context.admin.delete(Lock::KIND, name).await?;
@@ -101,6 +132,5 @@ async fn locks_of(context: &mut Context, kind: TargetType, target: &str) -> Resu
 }
 
 fn target_type(flag: &str, text: &str) -> Result<TargetType> {
-    serde_json::from_value(Value::String(text.to_owned()))
-        .map_err(|_| invalid(flag, format!("{text:?} is not one of user, role, agent, agent_identity")))
+    TargetType::parse(text).map_err(|error| invalid(flag, error.message))
 }

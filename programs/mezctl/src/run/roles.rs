@@ -11,7 +11,7 @@ use mezite_core::{Fault, duration};
 use mezite_proto::v1::Object;
 use serde_json::Value;
 
-use super::{Context, encode, explain, spec};
+use super::{Context, encode, explain, force, spec};
 use crate::args::Roles;
 
 /// Longest role document, in bytes.
@@ -31,7 +31,8 @@ pub(super) async fn run(mut context: Context, command: Roles) -> Result<()> {
             context.format.or_yaml().print_text(&document, |_| String::new())
         }
         Roles::Delete { name } => {
-            context.admin.delete(Role::KIND, &name).await?;
+            let revision = context.admin.delete(Role::KIND, &name).await?;
+            force::wait(&mut context, revision).await;
             cli::print(&format!("Role {} deleted\n", escape_control(&name)))
         }
     }
@@ -84,6 +85,7 @@ async fn create(mut context: Context, file: &Path, dry_run: bool) -> Result<()> 
         Err(error) => return Err(error),
     };
     let stored = context.admin.put(Role::KIND, &name, encode(&role)?, Some(expected)).await?;
+    force::wait(&mut context, stored.revision).await;
     let done = if expected == 0 { "created" } else { "updated" };
     context.format.print_text(&document(&stored), |_| format!("Role {name} {done}\n"))
 }

@@ -8,12 +8,13 @@ use mezite_client::cli;
 use mezite_client::error::invalid;
 use mezite_client::{Error, Result};
 use mezite_core::kind::{Kind, User, UserSpec};
-use mezite_core::name;
 use mezite_core::text::{Table, escape_control};
+use mezite_core::{duration, name, when};
+use mezite_net::clock;
 use mezite_proto::v1::{self, Object};
 use serde_json::{Value, json};
 
-use super::{Context, either, encode, moment, record, records, spec};
+use super::{Context, either, encode, force, moment, record, records, spec};
 use crate::args::{CreateUser, ResetPassword, UpdateUser, Users};
 
 /// The trait that role templates know as `{{internal.logins}}`.
@@ -36,7 +37,8 @@ pub(super) async fn run(mut context: Context, command: Users) -> Result<()> {
         Users::ResetTotp { name } => reset_totp(context, name).await,
         Users::Delete(args) => {
             let name = either(args.name, args.username)?;
-            context.admin.delete(User::KIND, &name).await?;
+            let revision = context.admin.delete(User::KIND, &name).await?;
+            force::wait(&mut context, revision).await;
             cli::print(&format!("User {} deleted\n", escape_control(&name)))
         }
     }
@@ -50,7 +52,12 @@ fn table(users: &[Object]) -> Table {
                 let others = spec.traits.iter().filter(|(key, _)| *key != LOGINS);
                 let others = others.map(|(key, values)| format!("{key}={}", values.join("|")));
                 let logins = spec.traits.get(LOGINS).map(|logins| logins.join(",")).unwrap_or_default();
-                table.row([user.name.clone(), spec.roles.join(","), logins, others.collect::<Vec<_>>().join(",")]);
+                let role = |role: &String| match spec.expires.get(role) {
+                    Some(end) => format!("{role} (until {})", when::seconds(*end)),
+                    None => role.clone(),
+                };
+                let roles = spec.roles.iter().map(role).collect::<Vec<_>>();
+                table.row([user.name.clone(), roles.join(","), logins, others.collect::<Vec<_>>().join(",")]);
             }
             Err(error) => table.row([user.name.clone(), format!("unreadable: {error}")]),
         }
@@ -62,6 +69,7 @@ async fn create(mut context: Context, args: CreateUser) -> Result<()> {
     let name = either(args.name, args.username)?;
     let mut user = UserSpec { roles: args.roles, ..UserSpec::default() };
     change(&mut user, None, Some(args.logins).filter(|logins| !logins.is_empty()), &args.traits)?;
+    expire(&mut user, &args.expires)?;
     User::validate(&name, &user)?;
     let password = given_password(args.password, args.password_stdin).await?;
     let request = v1::CreateUserRequest { name: name.clone(), spec: encode(&user)?, password };
@@ -83,8 +91,10 @@ async fn update(mut context: Context, args: UpdateUser) -> Result<()> {
     let user = context.admin.get(User::KIND, &name).await?;
     let mut changed = spec::<User>(&user).map_err(Error::Local)?;
     change(&mut changed, args.roles, args.logins, &args.traits)?;
+    expire(&mut changed, &args.expires)?;
     User::validate(&user.name, &changed)?;
     let stored = context.admin.put(User::KIND, &user.name, encode(&changed)?, Some(user.revision)).await?;
+    force::wait(&mut context, stored.revision).await;
     context.format.print(&record(&stored), |_| table(std::slice::from_ref(&stored)))
 }
 
@@ -93,6 +103,7 @@ async fn reset_password(mut context: Context, args: ResetPassword) -> Result<()>
     let password = given_password(args.password, args.password_stdin).await?;
     let request = context.admin.request(v1::ResetPasswordRequest { name: name.clone(), password })?;
     let reply = context.admin.auth.reset_password(request).await.map_err(refused)?.into_inner();
+    force::wait(&mut context, reply.revision).await;
     let done = format!(
         "Password of {} {}",
         escape_control(&name),
@@ -201,6 +212,30 @@ fn change(
     Ok(())
 }
 
+/// `--expires ROLE=8h`, `ROLE=2026-03-24T15:00:00Z`, `ROLE=` for no end. Ends of roles that the user has no more go.
+fn expire(user: &mut UserSpec, given: &[String]) -> Result<()> {
+    user.expires.retain(|role, _| user.roles.contains(role));
+    for text in given {
+        let refuse = |why: &str| invalid("--expires", format!("{text:?} {why}"));
+        let (role, end) = text.split_once('=').ok_or_else(|| refuse("is not of the form ROLE=TIME"))?;
+        if !user.roles.iter().any(|held| held == role) {
+            return Err(refuse("names no role of the user"));
+        }
+        let end = match (end, duration::parse(end)) {
+            ("", _) => {
+                user.expires.remove(role);
+                continue;
+            }
+            (_, Ok(span)) => clock::now() + span,
+            (end, Err(_)) => {
+                when::parse(end).map_err(|_| refuse("has neither a duration (8h) nor a time (2026-03-24T15:00:00Z)"))?
+            }
+        };
+        user.expires.insert(role.to_owned(), end);
+    }
+    Ok(())
+}
+
 /// `--trait k=v1,v2`, repeatable.
 fn traits(given: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
     let mut traits = BTreeMap::new();
@@ -232,7 +267,26 @@ mod tests {
         assert_eq!((user.roles.as_slice(), user.traits.len()), (&["dev".to_owned()][..], 2));
         change(&mut user, words(""), words(""), &[]).unwrap();
         assert_eq!((user.roles.len(), user.traits.keys().map(String::as_str).collect::<Vec<_>>()), (0, vec!["team"]));
+        expire(&mut user, &[]).unwrap();
         let bad = change(&mut user, None, words("a b"), &[]).unwrap_err().to_string();
         assert!(bad.starts_with("--logins: \"a b\" must not hold ' '"), "{bad}");
+    }
+
+    #[test]
+    fn a_role_is_given_an_end_and_loses_it() {
+        let mut user = UserSpec { roles: vec!["dev".into(), "ops".into()], ..UserSpec::default() };
+        let begin = clock::now();
+        expire(&mut user, &["dev=8h".into(), "ops=2026-03-24T15:00:00Z".into()]).unwrap();
+        assert!((user.expires["dev"] - begin).whole_hours() == 8);
+        assert_eq!(when::seconds(user.expires["ops"]), "2026-03-24T15:00:00Z");
+        expire(&mut user, &["ops=".into()]).unwrap();
+        assert_eq!(user.expires.keys().collect::<Vec<_>>(), ["dev"]);
+        for bad in ["dev", "dev=soon", "db=8h"] {
+            let error = expire(&mut user, &[bad.into()]).unwrap_err().to_string();
+            assert!(error.starts_with("--expires: "), "{error}");
+        }
+        user.roles.remove(0);
+        expire(&mut user, &[]).unwrap();
+        assert!(user.expires.is_empty(), "it went with its role");
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn change(context: &Context, args: &Passwd) -> Result<()> {
         }
         changed => changed?,
     }
-    cli::print("Password changed\n")
+    cli::print("Password changed; certificates of before are no longer good: run `msh login`\n")
 }
 
 pub(super) async fn signup(context: &Context, args: &Signup) -> Result<()> {

@@ -200,7 +200,7 @@ async fn recording(headers: HeaderMap, Path(id): Path<String>) -> Result<String,
 
 async fn password(headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     only_alice(&headers)?;
-    assert_eq!(body, json!({ "old_password": PASSWORD, "new_password": "battery staple" }));
+    assert_eq!(body, json!({ "old_password": PASSWORD, "new_password": "battery staple", "otp": "" }));
     Ok(Json(json!({})))
 }
 

@@ -119,5 +119,10 @@ async fn a_password_is_changed_with_the_old_one() {
     let hub = Hub::start(Plan::default()).await;
     let user = User::of(&hub).await;
     let changed = user.run(&["passwd", "--password-stdin"], "correct horse\nbattery staple\n").await;
-    assert_eq!((changed.code, changed.stdout.as_str()), (0, "Password changed\n"), "{}", changed.stderr);
+    assert_eq!(
+        (changed.code, changed.stdout.as_str()),
+        (0, "Password changed; certificates of before are no longer good: run `msh login`\n"),
+        "{}",
+        changed.stderr
+    );
 }

@@ -168,7 +168,8 @@ impl Forwards {
     /// Does `work` for as long as it is granted and the connection lives.
     async fn guard(&self, what: &What, work: impl Future<Output = ()>) {
         tokio::select! {
-            () = work => {}
+            // The decision comes first: it may be another by now.
+            biased;
             () = self.closed.cancelled() => {}
             reason = self.revoked(what) => {
                 tracing::info!(user = self.admitted.identity.user, %what, reason, "forwarding ends");
@@ -177,15 +178,19 @@ impl Forwards {
                     self.connection.disconnect(DisconnectReason::ByApplication, &reason);
                 }
             }
+            () = work => {}
         }
     }
 
     async fn revoked(&self, what: &What) -> String {
         let mut cluster = self.admitted.agent.cluster.clone();
+        let held = cluster.hold();
         loop {
+            let revision = cluster.last().map(|view| view.revision);
             if let Err(reason) = self.may(what) {
                 return reason;
             }
+            held.settle(revision.unwrap_or_default());
             cluster.changed().await;
         }
     }
@@ -211,8 +216,10 @@ impl Forwards {
     /// Ends a connection on which no session runs when its user may not be here any more, or when nothing moves. Sessions end
     /// by themselves, on record, and the connection with them.
     async fn watch(self: Arc<Self>) {
+        // Until the connection is over: a change is in force when what it forbids has ended.
+        let held = self.admitted.agent.cluster.hold();
         let verdict = async {
-            let verdict = self.admitted.verdict("").await;
+            let verdict = self.admitted.verdict("", &held).await;
             // A connection without sessions, now or when the last one has ended.
             let all = u32::try_from(self.max_sessions).unwrap_or(u32::MAX);
             let _none = self.sessions.acquire_many(all).await;
