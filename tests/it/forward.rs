@@ -304,6 +304,25 @@ fn without_a_role_every_kind_is_refused_and_told_of_once() {
 }
 
 #[test]
+fn whose_sessions_are_watched_forwards_nothing() {
+    let setup = Setup::shared();
+    let role = format!(
+        "metadata: {{name: watched}}\nspec:\n  options:\n    port_forwarding: true\n    require_session_join:\n      - {{name: two, \
+         filter: 'contains(user.roles, \"auditor\")', modes: [moderator], count: 1, on_leave: terminate}}\n  allow:\n    \
+         node_labels: {{\"*\": \"*\"}}\n    logins: [{}]\n",
+        setup.os.name
+    );
+    setup.cluster.add_role(&role).ok();
+    let user = setup.somebody_with("watched");
+    let out = run(user.ssh_command(&["-W", "127.0.0.1:9", &setup.target()]), b"");
+    assert!(out.stderr.contains("nobody can watch what is forwarded"), "{out:?}");
+    let remote = ["-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:9", &setup.target()].map(str::to_owned);
+    let remote: Vec<&str> = remote.iter().map(String::as_str).collect();
+    assert_eq!(run(user.ssh_command(&remote), b"").code, 255);
+    wait_for("the events", || denials(&setup, &user).len() == 2);
+}
+
+#[test]
 fn a_list_of_targets_is_a_list() {
     let setup = Setup::shared();
     let service = shouting(TcpListener::bind("127.0.0.1:0").unwrap());

@@ -9,7 +9,7 @@ use mezite_session::Ask;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-use super::{Forwards, NOT_GRANTED, What, relay};
+use super::{Forwards, What, offered, relay};
 
 /// How long looking a name up and connecting may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -65,9 +65,7 @@ async fn tcp(forwards: &Forwards, request: ChannelRequest, host: String, port: u
 async fn connect(forwards: &Forwards, host: &str, port: u16) -> Result<(What, TcpStream), Refusal> {
     let at = |address: IpAddr| What::Tcp { host: host.to_owned(), address, port };
     let permit = forwards.admitted.permit_to_begin().map_err(Refusal::NotHere)?;
-    if !permit.port_forwarding() {
-        return Err(Refusal::Denied(at(IpAddr::from([0; 4])), NOT_GRANTED.to_owned()));
-    }
+    offered(&permit).map_err(|reason| Refusal::Denied(at(IpAddr::from([0; 4])), reason))?;
     forwards.helpers.prove().await.map_err(Refusal::NotHere)?;
     let connecting = async {
         let found = lookup_host((host, port)).await.map_err(|e| Refusal::Failed(e.to_string()))?;

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mezite_core::rbac::Permit;
 use mezite_net::ssh::{ChannelRequest, Connection, DisconnectReason, GlobalRequest};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,18 @@ const MAX_WAITING: usize = 64;
 
 /// What the agent's user is told when forwarding is refused as such.
 const NOT_GRANTED: &str = "no role allows port forwarding";
+
+/// What those are told whose sessions must not go unwatched: a way past the watchers is none.
+const UNWATCHED: &str = "a role requires others in each session, and nobody can watch what is forwarded";
+
+/// Whether anything at all may be forwarded by ports and sockets.
+fn offered(permit: &Permit) -> Result<(), String> {
+    match permit {
+        permit if !permit.moderation().is_empty() => Err(UNWATCHED.to_owned()),
+        permit if !permit.port_forwarding() => Err(NOT_GRANTED.to_owned()),
+        _ => Ok(()),
+    }
+}
 
 /// The forwarding of one connection.
 pub(super) struct Forwards {
@@ -158,11 +171,8 @@ impl Forwards {
             What::Keys if permit.agent_forwarding() => return Ok(()),
             What::Keys => return Err("no role allows agent forwarding".to_owned()),
         };
-        match granted {
-            true => Ok(()),
-            false if !forwarding.any() => Err(NOT_GRANTED.to_owned()),
-            false => Err(format!("no role allows forwarding {what}")),
-        }
+        offered(&permit)?;
+        if granted { Ok(()) } else { Err(format!("no role allows forwarding {what}")) }
     }
 
     /// Does `work` for as long as it is granted and the connection lives.
