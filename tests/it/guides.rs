@@ -156,6 +156,8 @@ fn the_commands_of_the_guide_to_moderated_sessions_run() {
     let id = cluster.live("alice")[0]["id"].as_str().unwrap().to_owned();
     let mut watching = start(&bob, &typed("bob").replace("SESSION", &id));
     watching.expect("joining the session of alice on db-01 as observer; Ctrl-C leaves");
+    // What is typed before is lost.
+    shell.expect("the session runs");
     shell.prompt();
     shell.send("echo watch''ed\r");
     shell.expect("watched");
