@@ -17,6 +17,8 @@ pub struct Candidate {
     pub spec: UserSpec,
     /// Names of the second factors that count; a login shows one of them.
     pub factors: Vec<String>,
+    /// Whether the user has a password. Whoever was only invited may never come.
+    pub password: bool,
 }
 
 impl Candidate {
@@ -31,6 +33,7 @@ impl Candidate {
             !stops(Subject { mfa_device, ..Subject::default() })
         };
         stays
+            && self.password
             && !stops(Subject { user: &self.name, roles: &roles, ..Subject::default() })
             && (self.factors.is_empty() || self.factors.iter().any(shows))
     }
@@ -52,6 +55,7 @@ mod tests {
             name: name.into(),
             spec: UserSpec { roles: vec![role.into()], ..UserSpec::default() },
             factors: factors.iter().map(|factor| (*factor).to_owned()).collect(),
+            password: true,
         }
     }
 
@@ -72,6 +76,7 @@ mod tests {
         assert!(remains(&[&bob], &[lock("mfa_device", "bob/phone")]));
         assert!(!remains(&[&bob], &[lock("mfa_device", "bob/phone"), lock("mfa_device", "bob/desk")]));
         assert!(remains(&[&ada], &[lock("login", "root"), lock("node", "web-1")]));
+        assert!(!remains(&[&Candidate { password: false, ..ada.clone() }], &[]), "only invited");
         let mut passing = ada.clone();
         passing.spec.expires.insert(ADMIN.into(), now + time::Duration::hours(1));
         assert!(!remains(&[&passing], &[]), "the role has an end");

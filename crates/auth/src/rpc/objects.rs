@@ -273,26 +273,52 @@ async fn refuse_lockout(hub: &Hub, kind: &str, name: &str, after: Option<&Value>
         (Lock::KIND, Some(lock)) => locks.push(lock::Lock::from_stored(name, lock)),
         _ => return Ok(()),
     }
-    let mut users: BTreeMap<String, UserSpec> = BTreeMap::new();
-    for user in hub.store.all::<User>().await? {
-        users.extend(user.spec.ok().map(|spec| (user.name, spec)));
-    }
+    let mut users = users(hub).await?;
     if kind == User::KIND {
         users.remove(name);
         let changed = after.map(|spec| serde_json::from_value(spec.clone())).transpose();
         let changed = changed.map_err(|e| Fault::Bug(format!("user {name}: {e}")))?;
         users.extend(changed.map(|spec| (name.to_owned(), spec)));
     }
+    somebody_remains(hub, users, &locks, None).await
+}
+
+/// Refuses to take the password of the last administrator. Call it while a transaction is held.
+pub(super) async fn refuse_last_password(hub: &Hub, name: &str) -> Result<(), Fault> {
+    let users = users(hub).await?;
+    if !users.get(name).is_some_and(|spec| spec.roles.iter().any(|role| role == admin::ADMIN)) {
+        return Ok(());
+    }
+    somebody_remains(hub, users, &hub.locks().await?, Some(name)).await
+}
+
+/// All users that can be read.
+async fn users(hub: &Hub) -> Result<BTreeMap<String, UserSpec>, Fault> {
+    let all = hub.store.all::<User>().await?.into_iter();
+    Ok(all.filter_map(|user| Some((user.name, user.spec.ok()?))).collect())
+}
+
+async fn somebody_remains(
+    hub: &Hub,
+    mut users: BTreeMap<String, UserSpec>,
+    locks: &[lock::Lock],
+    without_password: Option<&str>,
+) -> Result<(), Fault> {
     users.retain(|_, spec| spec.roles.iter().any(|role| role == admin::ADMIN));
     let mut candidates = Vec::new();
     for (name, spec) in users {
         let factors = hub.store.mfa_devices(&name).await?.into_iter().map(|device| device.name).collect();
-        candidates.push(Candidate { name, spec, factors });
+        let password = without_password != Some(&name) && hub.store.password_hash(&name).await?.is_some();
+        candidates.push(Candidate { name, spec, factors, password });
     }
-    if admin::remains(&candidates, &locks, clock::now()) {
+    if admin::remains(&candidates, locks, clock::now()) {
         return Ok(());
     }
-    Err(Fault::Conflict("this would leave nobody to administer the cluster".into()))
+    Err(Fault::Conflict(
+        "this would leave nobody to administer the cluster: nobody else holds the role admin without an end, has a password and \
+         is not locked; give another user the role first, with mezctl users update NAME --roles=admin"
+            .into(),
+    ))
 }
 
 const fn resource(kind: &str) -> Resource {

@@ -9,7 +9,7 @@ use mezite_proto::v1::*;
 use mezite_store::Expect;
 use zeroize::Zeroizing;
 
-use super::objects::to_wire;
+use super::objects::{refuse_last_password, to_wire};
 use crate::caller::Caller;
 use crate::hub::Hub;
 use crate::issue::user::end_certificates;
@@ -53,6 +53,7 @@ pub(super) async fn reset_password(
             None
         }
         None => {
+            refuse_last_password(hub, &name).await?;
             tx.clear_password(&name).await?;
             Some(login::invite(&mut tx, &name).await?)
         }

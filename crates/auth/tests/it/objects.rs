@@ -126,6 +126,13 @@ async fn nobody_can_be_left_without_an_administrator() {
     assert_eq!(put(&mut admin, "lock", "l", &lock("role", "admin")).await.unwrap_err().code(), Code::Aborted);
     assert_eq!(delete(&mut admin, "role", "viewer").await, Err(Code::Aborted), "built in");
 
+    let spec = br#"{"roles":["admin"]}"#.to_vec();
+    let invited = CreateUserRequest { name: "invited".into(), spec, password: String::new() };
+    admin.client.create_user(admin.with(invited)).await.unwrap();
+    assert_eq!(delete(&mut admin, "user", "admin").await, Err(Code::Aborted), "the other was only invited");
+    let reset = ResetPasswordRequest { name: "admin".into(), password: String::new() };
+    let refused = admin.client.reset_password(admin.with(reset)).await.unwrap_err();
+    assert!(refused.code() == Code::Aborted && refused.message().contains("mezctl users update"), "{refused}");
     let mut second = cluster.new_user("second", &["admin"], &[]).await;
     put(&mut admin, "lock", "l", &lock("user", "admin")).await.unwrap();
     assert_eq!(put(&mut second, "user", "second", r#"{"roles":[]}"#).await.unwrap_err().code(), Code::Aborted);
