@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mezite_client::cli::{Format, Shell, Ttl};
-use mezite_core::kind::lock::TargetType;
+
+mod locks;
+mod users;
+
+pub(crate) use locks::{CreateLock, DeleteLock, Locks};
+pub(crate) use users::{CreateUser, NamedUser, ResetPassword, UpdateUser, Users};
 
 /// Heading of what every command takes, so that its own options stand together.
 const GLOBAL: &str = "Global options";
@@ -112,118 +117,6 @@ pub(crate) struct Login {
     /// Code of your authenticator, if you enrolled one; without it the terminal is asked, or the line after the password
     #[arg(long, alias = "mfa-code", value_name = "CODE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) otp: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Users {
-    Create(CreateUser),
-    /// List users with their roles
-    #[command(visible_alias = "ls")]
-    List,
-    /// Show one user
-    Get {
-        /// Name of the user
-        name: String,
-    },
-    Update(UpdateUser),
-    ResetPassword(ResetPassword),
-    /// List the second factors of a user
-    ListMfa {
-        /// Name of the user
-        name: String,
-    },
-    /// Remove the TOTP factors of a user who lost the authenticator
-    ResetTotp {
-        /// Name of the user
-        name: String,
-    },
-    /// Delete a user; their sessions end
-    #[command(visible_alias = "rm")]
-    Delete(NamedUser),
-}
-
-/// Create a user. Without a password an invitation is printed: single-use, for one hour.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
-pub(crate) struct CreateUser {
-    /// Name of the user
-    pub(crate) name: Option<String>,
-    /// The same as NAME
-    #[arg(long, value_name = "NAME")]
-    pub(crate) username: Option<String>,
-    /// Roles of the user
-    #[arg(long, value_delimiter = ',', required = true, value_name = "ROLE,…")]
-    pub(crate) roles: Vec<String>,
-    /// OS logins, kept as the trait `logins`
-    #[arg(long, value_delimiter = ',', value_name = "LOGIN,…")]
-    pub(crate) logins: Vec<String>,
-    /// A trait with its values; repeatable
-    #[arg(long = "trait", value_name = "KEY=VALUE,…")]
-    pub(crate) traits: Vec<String>,
-    /// End of a role for this user, after a time (8h) or at one (2026-03-24T15:00:00Z); repeatable
-    #[arg(long, value_name = "ROLE=TIME")]
-    pub(crate) expires: Vec<String>,
-    /// Password; visible to other users of this machine, so rather use --password-stdin
-    #[arg(long, conflicts_with = "password_stdin")]
-    pub(crate) password: Option<String>,
-    /// Read the password from the first line of standard input
-    #[arg(long)]
-    pub(crate) password_stdin: bool,
-}
-
-/// Change roles, logins or traits of a user. What is not named stays.
-///
-/// What is taken away ends at once, live sessions included. For what is new the user logs in again.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
-#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["roles", "logins", "traits", "expires"]))]
-pub(crate) struct UpdateUser {
-    /// Name of the user
-    pub(crate) name: Option<String>,
-    /// The same as NAME
-    #[arg(long, value_name = "NAME")]
-    pub(crate) username: Option<String>,
-    /// All roles the user is to have
-    #[arg(long, value_delimiter = ',', value_name = "ROLE,…")]
-    pub(crate) roles: Option<Vec<String>>,
-    /// All OS logins the user is to have; `--logins=` for none
-    #[arg(long, value_delimiter = ',', value_name = "LOGIN,…")]
-    pub(crate) logins: Option<Vec<String>>,
-    /// A trait with all its values, `KEY=` to take it away; repeatable
-    #[arg(long = "trait", value_name = "KEY=VALUE,…")]
-    pub(crate) traits: Vec<String>,
-    /// End of a role for this user, after a time (8h) or at one, `ROLE=` for none; repeatable
-    #[arg(long, value_name = "ROLE=TIME")]
-    pub(crate) expires: Vec<String>,
-}
-
-/// End a user's password and print an invitation to choose another, or set one.
-///
-/// Their logins, certificates and sessions end at once.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
-pub(crate) struct ResetPassword {
-    /// Name of the user
-    pub(crate) name: Option<String>,
-    /// The same as NAME
-    #[arg(long, value_name = "NAME")]
-    pub(crate) username: Option<String>,
-    /// Password; visible to other users of this machine, so rather use --password-stdin
-    #[arg(long, conflicts_with = "password_stdin")]
-    pub(crate) password: Option<String>,
-    /// Read the password from the first line of standard input
-    #[arg(long)]
-    pub(crate) password_stdin: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("who").required(true).args(["name", "username"]))]
-pub(crate) struct NamedUser {
-    /// Name of the user
-    pub(crate) name: Option<String>,
-    /// The same as NAME
-    #[arg(long, value_name = "NAME")]
-    pub(crate) username: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -482,103 +375,6 @@ pub(crate) enum Config {
     /// List settings
     #[command(visible_alias = "list")]
     Ls,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Locks {
-    Create(CreateLock),
-    /// List locks that are in force
-    #[command(visible_alias = "ls")]
-    List,
-    /// Remove the locks of a target
-    #[command(visible_alias = "rm")]
-    Delete(DeleteLock),
-}
-
-/// Lock a target: its sessions end, nothing new of it is let in, and it gets no certificate.
-///
-/// The answer comes when every agent and proxy that can be reached has the lock in force, or after 5 s with the names of
-/// those that have not.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(
-    ["user", "role", "agent", "agent_identity", "node", "login", "mfa_device", "kind"]
-))]
-pub(crate) struct CreateLock {
-    #[command(flatten)]
-    pub(crate) target: LockTarget,
-    /// Type of the target: user, role, agent, agent_identity, node, login or mfa_device
-    #[arg(long = "type", value_name = "TYPE", requires = "name")]
-    pub(crate) kind: Option<String>,
-    /// Name of the target, with --type
-    #[arg(long, requires = "kind")]
-    pub(crate) name: Option<String>,
-    /// Why; shown to the locked
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) message: String,
-    /// How long; without it, until it is deleted
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) ttl: Option<Ttl>,
-}
-
-/// What a lock stops.
-#[derive(Debug, Args)]
-pub(crate) struct LockTarget {
-    /// This user
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-    /// Every holder of this role
-    #[arg(long, value_name = "NAME")]
-    role: Option<String>,
-    /// The machine of this node: no certificate, no tunnel, and nobody gets in
-    #[arg(long, value_name = "NODE")]
-    agent: Option<String>,
-    /// This machine identity; that of a node has the node's name
-    #[arg(long, value_name = "NAME")]
-    agent_identity: Option<String>,
-    /// This node: nobody gets in, and its agent stays connected
-    #[arg(long)]
-    node: Option<String>,
-    /// This OS login, on every node
-    #[arg(long)]
-    login: Option<String>,
-    /// This second factor of a user: no code of it is taken
-    #[arg(long, value_name = "USER/NAME")]
-    mfa_device: Option<String>,
-}
-
-impl LockTarget {
-    /// The target, if a flag names one. The groups of the commands see to it that it is the only one.
-    pub(crate) fn named(self) -> Option<(TargetType, String)> {
-        use TargetType as T;
-        let Self { user, role, agent, agent_identity, node, login, mfa_device } = self;
-        let flags = [
-            (T::User, user),
-            (T::Role, role),
-            (T::Agent, agent),
-            (T::AgentIdentity, agent_identity),
-            (T::Node, node),
-            (T::Login, login),
-            (T::MfaDevice, mfa_device),
-        ];
-        flags.into_iter().find_map(|(kind, name)| Some((kind, name?)))
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(
-    ["lock", "user", "role", "agent", "agent_identity", "node", "login", "mfa_device", "target_type"]
-))]
-pub(crate) struct DeleteLock {
-    /// Name of the lock
-    pub(crate) lock: Option<String>,
-    #[command(flatten)]
-    pub(crate) target: LockTarget,
-    /// Type of the target: user, role, agent, agent_identity, node, login or mfa_device
-    #[arg(long, requires = "target_name")]
-    pub(crate) target_type: Option<String>,
-    /// Name of the target
-    #[arg(long, requires = "target_type")]
-    pub(crate) target_name: Option<String>,
 }
 
 #[cfg(test)]
