@@ -63,6 +63,11 @@ impl Plan {
         let greeting = if greeted { login.greeting() } else { Vec::new() };
         Ok(Self { account, program, argv, env, stdio, terminal, greeting, group: group.map(Path::to_owned) })
     }
+
+    /// The session's control group.
+    pub(crate) fn group(&self) -> Option<&Path> {
+        self.group.as_deref()
+    }
 }
 
 /// The program and its arguments. A login shell has a name that begins with `-`.
@@ -84,9 +89,9 @@ fn program(command: &Command, account: &Account) -> Result<(Program, Vec<CString
     }
 }
 
-/// The life of the leader. Never returns to the starter's code.
-pub(crate) fn run(plan: &Plan, mut gate: UnixStream) -> ! {
-    match stand(plan) {
+/// The life of the leader, which may have been born in its control group. Never returns to the starter's code.
+pub(crate) fn run(plan: &Plan, mut gate: UnixStream, is_in_group: bool) -> ! {
+    match stand(plan, is_in_group) {
         Ok(()) if gate.write_all(&READY).is_ok() => {}
         Ok(()) => exit(1),
         Err(reason) => {
@@ -111,7 +116,7 @@ fn exit(code: i32) -> ! {
 }
 
 /// As root, up to the gate: session, terminal, control group, limits.
-fn stand(plan: &Plan) -> Result<(), String> {
+fn stand(plan: &Plan, is_in_group: bool) -> Result<(), String> {
     let step = |what: &'static str| move |error: nix::Error| format!("cannot {what}: {error}");
     setsid().map_err(step("make a session"))?;
     let (input, output, error) = match plan.stdio.as_slice() {
@@ -125,7 +130,7 @@ fn stand(plan: &Plan) -> Result<(), String> {
     dup2_stdin(input).map_err(step("set standard input"))?;
     dup2_stdout(output).map_err(step("set standard output"))?;
     dup2_stderr(error).map_err(step("set standard error"))?;
-    if let Some(group) = &plan.group {
+    if let Some(group) = plan.group().filter(|_| !is_in_group) {
         cgroup::enter(group).map_err(|error| format!("cannot enter the session's control group: {error}"))?;
     }
     inherit_nothing(plan.account.uid);

@@ -31,6 +31,7 @@ mod choose;
 mod client;
 mod descriptors;
 mod env;
+mod fork;
 mod getent;
 mod line;
 mod login;

@@ -12,12 +12,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, umask};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, geteuid, ttyname};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, geteuid, ttyname};
 
 use crate::account::may_log_in;
 use crate::cgroup::Group;
 use crate::child::{self, Plan};
 use crate::descriptors::{self, FDS_MAX};
+use crate::fork::fork_into;
 use crate::line::Decoder;
 use crate::login::Login;
 use crate::monitor::Monitor;
@@ -232,10 +233,11 @@ fn launch(plan: &Plan) -> Result<(Pid, UnixStream), String> {
     let failed = |error: io::Error| format!("cannot start the session's process: {error}");
     let (gate, theirs) = UnixStream::pair().map_err(failed)?;
     // SAFETY: this process has one thread, so the child may go on like any program.
-    match unsafe { fork() }.map_err(|error| failed(error.into()))? {
+    let (forked, is_in_group) = unsafe { fork_into(plan.group()) }.map_err(|error| failed(error.into()))?;
+    match forked {
         ForkResult::Child => {
             drop(gate);
-            child::run(plan, theirs)
+            child::run(plan, theirs, is_in_group)
         }
         ForkResult::Parent { child } => {
             drop(theirs);

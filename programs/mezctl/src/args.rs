@@ -9,7 +9,7 @@ mod locks;
 mod users;
 
 pub(crate) use locks::{CreateLock, DeleteLock, Locks};
-pub(crate) use users::{CreateUser, NamedUser, ResetPassword, UpdateUser, Users};
+pub(crate) use users::{CreateUser, ResetPassword, UpdateUser, Users};
 
 /// Heading of what every command takes, so that its own options stand together.
 const GLOBAL: &str = "Global options";
