@@ -277,6 +277,8 @@ pub(super) mod hex {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    use crate::text::unhex;
+
     pub(in crate::audit) fn serialize<S: Serializer, const N: usize>(bytes: &[u8; N], s: S) -> Result<S::Ok, S::Error> {
         let mut text = String::with_capacity(2 * N);
         for byte in bytes {
@@ -289,14 +291,6 @@ pub(super) mod hex {
     pub(in crate::audit) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(d: D) -> Result<[u8; N], D::Error> {
         let text = String::deserialize(d)?;
         let refuse = || D::Error::custom(format!("is not {N} bytes in lower-case hex"));
-        if text.len() != 2 * N || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(refuse());
-        }
-        let mut bytes = [0; N];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| refuse())?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| refuse())?;
-        }
-        Ok(bytes)
+        unhex(&text).and_then(|bytes| bytes.try_into().ok()).ok_or_else(refuse)
     }
 }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::chain::{GENESIS, Hash, link};
 use super::checkpoint::{Checkpoint, Extent, Mark, PublicKey, Signed, Unbelieved, hex};
 use super::event::millis;
+use crate::text::unhex;
 
 /// The format written here.
 pub const FORMAT: u32 = 1;
@@ -72,7 +73,7 @@ pub struct Exported<'a> {
 impl Exported<'_> {
     /// [`link`] of this record; the MAC is hashed in the form it has in the file.
     fn link(&self, previous: &Hash) -> Option<Hash> {
-        let mac = bytes(&self.mac)?;
+        let mac = unhex(&self.mac)?;
         Some(link(self.seq, previous, &self.key_id, &mac, self.event.get().as_bytes()))
     }
 }
@@ -318,10 +319,4 @@ impl FileVerifier {
         }
         Ok(opened)
     }
-}
-
-/// Bytes from hex; `None` for anything else.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let digits = text.is_ascii().then(|| text.as_bytes().chunks(2))?;
-    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

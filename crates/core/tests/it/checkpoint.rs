@@ -189,6 +189,20 @@ fn a_log_is_held_against_the_checkpoints_of_an_export() {
     assert_eq!(mark(&foreign, "example", &[signer(8).public()]), Err(Unbelieved::UnknownKey));
 }
 
+/// A digit of a MAC could be written in upper case, and the file verified.
+#[test]
+fn there_is_one_way_to_write_a_mac() {
+    let lines = file(&chain(5, 2), 1, 2, &signer(7));
+    verify(&lines).unwrap();
+    let index = lines.iter().position(|line| line.contains("\"mac\"")).unwrap();
+    let (before, mac) = lines[index].split_once("\"mac\":\"").unwrap();
+    let letter = mac.find(|digit: char| digit.is_ascii_lowercase()).unwrap();
+    let shouted = format!("{}{}", &mac[..letter], mac[letter..=letter].to_ascii_uppercase());
+    let mut changed = lines.clone();
+    changed[index] = format!("{before}\"mac\":\"{shouted}{}", &mac[letter + 1..]);
+    assert!(verify(&changed).is_err(), "{}", changed[index]);
+}
+
 proptest! {
     /// Whatever byte of a file is changed, the file does not verify as another than it was.
     #[test]

@@ -2,6 +2,7 @@
 
 use mezite_core::audit::chain::{ChainKey, GENESIS, Mac, chain_mac};
 use mezite_core::audit::{Columns, Event};
+use mezite_core::text::unhex;
 use mezite_core::{Fault, Invalid, when};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
@@ -177,9 +178,4 @@ async fn commit(writer: &Writer, group: &[Waiting]) -> Result<Vec<Result<(), Fau
 pub(super) fn stamp(unix_ms: i64) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000);
     when::millis(at.unwrap_or(OffsetDateTime::UNIX_EPOCH))
-}
-
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -3,12 +3,13 @@
 use mezite_core::audit::Columns;
 use mezite_core::audit::chain::{ChainKey, Head, Record, Verifier, chain_mac};
 use mezite_core::audit::checkpoint::{Divergence, Marks};
+use mezite_core::text::unhex;
 use mezite_core::{Fault, when};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::END;
-use super::append::{stamp, unhex};
+use super::append::stamp;
 use crate::{Store, fault, secret};
 
 /// Records read at a time.
