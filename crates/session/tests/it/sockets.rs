@@ -1,7 +1,7 @@
 //! Sockets with the rights of the login user.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,7 +26,12 @@ impl Helper {
         control.set_nonblocking(false).expect("blocking");
         control.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
         let mut first = [0; 1024];
-        let count = (&control).read(&mut first).expect("message");
+        let count = loop {
+            match (&control).read(&mut first) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other.expect("message"),
+            }
+        };
         let text = String::from_utf8_lossy(&first[..count]).into_owned();
         assert!(text.contains("started"), "{text}");
         (&control).write_all(&Control::Go.to_line()).expect("go");
