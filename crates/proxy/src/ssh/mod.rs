@@ -7,6 +7,7 @@
 mod authenticate;
 mod join;
 mod jump;
+mod visit;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Reporter;
+use crate::ssh::visit::Visitor;
 use crate::tunnel::Tunnels;
 
 /// The global request by which a client names the OS login before it opens a channel.
@@ -114,14 +116,8 @@ impl Client {
                             });
                             continue;
                         }
-                        let jump = jump::Jump {
-                            front: Arc::clone(&self.front),
-                            user: Arc::clone(&user),
-                            peer: self.peer,
-                            target: host,
-                            login: self.login.clone(),
-                            reports: Arc::clone(&reports),
-                        };
+                        let jump =
+                            jump::Jump { by: self.visitor(&user, &reports), target: host, login: self.login.clone() };
                         tokio::spawn(async move {
                             jump.run(request).await;
                             drop(permit);
@@ -145,8 +141,12 @@ impl Client {
     }
 
     fn join(&self, user: &Arc<User>, reports: &Arc<Semaphore>, session: String) -> join::Join {
+        join::Join { by: self.visitor(user, reports), session }
+    }
+
+    fn visitor(&self, user: &Arc<User>, reports: &Arc<Semaphore>) -> Visitor {
         let (front, user, reports) = (Arc::clone(&self.front), Arc::clone(user), Arc::clone(reports));
-        join::Join { front, user, peer: self.peer, session, reports }
+        Visitor { front, user, peer: self.peer, reports }
     }
 
     fn global(&mut self, request: GlobalRequest) {
